@@ -1,0 +1,169 @@
+//! The backings that were added to a space.
+
+use crate::backing::{Backing, BackingError, Medium};
+use crate::descriptor::BACKINGS_MAX;
+use crate::entry::{BackingId, Handle};
+use crate::error::BackingSetError;
+use crate::platform::Platform;
+use crate::sync::{AtomicU32, AtomicU64, Ordering, SpinLock};
+
+/// Whether a backing is given objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum BackingState {
+    /// It is.
+    Active = 0,
+    /// No more: it is being emptied.
+    Draining = 1,
+    /// No more: a store failed. What it holds is still loaded.
+    Failed = 2,
+}
+
+impl core::fmt::Debug for dyn Backing {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Backing({:?}, {:?})", self.medium(), self.form())
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    /// The lock is held for copying the reference only, never while the backing works.
+    backing: SpinLock<Option<&'static dyn Backing>>,
+    state: AtomicU32,
+    objects: AtomicU64,
+}
+
+/// All backings of a space.
+#[derive(Debug)]
+pub(crate) struct Backings {
+    members: [Member; BACKINGS_MAX],
+}
+
+impl Backings {
+    pub(crate) const fn new() -> Self {
+        let members = [const {
+            Member {
+                backing: SpinLock::new(None),
+                state: AtomicU32::new(BackingState::Active as u32),
+                objects: AtomicU64::new(0),
+            }
+        }; BACKINGS_MAX];
+        Self { members }
+    }
+
+    pub(crate) fn add<P: Platform + ?Sized>(
+        &self,
+        platform: &P,
+        backing: &'static dyn Backing,
+    ) -> Result<BackingId, BackingSetError> {
+        for (number, member) in self.members.iter().enumerate() {
+            let mut place = member.backing.lock(platform);
+            if place.is_none() {
+                member.state.store(BackingState::Active as u32, Ordering::Relaxed);
+                *place = Some(backing);
+                return Ok(BackingId(number as u8));
+            }
+        }
+        Err(BackingSetError::TooMany)
+    }
+
+    /// Forgets a backing that is empty. It has to be draining, or something could be on its way
+    /// there.
+    pub(crate) fn remove<P: Platform + ?Sized>(
+        &self,
+        platform: &P,
+        id: BackingId,
+    ) -> Result<(), BackingSetError> {
+        let member = self.members.get(id.0 as usize).ok_or(BackingSetError::Unknown)?;
+        let mut place = member.backing.lock(platform);
+        if place.is_none() {
+            return Err(BackingSetError::Unknown);
+        }
+        if self.state(id) == BackingState::Active || member.objects.load(Ordering::SeqCst) > 0 {
+            return Err(BackingSetError::InUse);
+        }
+        *place = None;
+        Ok(())
+    }
+
+    pub(crate) fn get<P: Platform + ?Sized>(
+        &self,
+        platform: &P,
+        id: BackingId,
+    ) -> Option<&'static dyn Backing> {
+        *self.members.get(id.0 as usize)?.backing.lock(platform)
+    }
+
+    /// All backings of a medium, in the order in which they were added.
+    pub(crate) fn of<P: Platform + ?Sized>(
+        &self,
+        platform: &P,
+        medium: Medium,
+    ) -> impl Iterator<Item = (BackingId, &'static dyn Backing)> {
+        self.all(platform).filter(move |(_, backing)| backing.medium() == medium)
+    }
+
+    /// All backings, in the order in which they were added.
+    pub(crate) fn all<P: Platform + ?Sized>(
+        &self,
+        platform: &P,
+    ) -> impl Iterator<Item = (BackingId, &'static dyn Backing)> {
+        let ids = (0..BACKINGS_MAX as u8).map(BackingId);
+        ids.filter_map(move |id| Some((id, self.get(platform, id)?)))
+    }
+
+    pub(crate) fn state(&self, id: BackingId) -> BackingState {
+        match self.members[id.0 as usize].state.load(Ordering::SeqCst) {
+            0 => BackingState::Active,
+            1 => BackingState::Draining,
+            _ => BackingState::Failed,
+        }
+    }
+
+    pub(crate) fn set_state(&self, id: BackingId, state: BackingState) {
+        self.members[id.0 as usize].state.store(state as u32, Ordering::SeqCst);
+    }
+
+    /// Objects in a backing.
+    pub(crate) fn objects(&self, id: BackingId) -> u64 {
+        self.members[id.0 as usize].objects.load(Ordering::Relaxed)
+    }
+
+    /// Stores an object in an active backing.
+    pub(crate) fn store(
+        &self,
+        id: BackingId,
+        backing: &dyn Backing,
+        data: &[u8],
+    ) -> Result<Handle, BackingError> {
+        let member = &self.members[id.0 as usize];
+        // Counted before the state is looked at, while `remove` looks at the count after the state
+        // was changed. With both sequentially consistent, one of the two sees the other: either
+        // nothing is stored here, or the backing stays.
+        member.objects.fetch_add(1, Ordering::SeqCst);
+        let stored = match self.state(id) {
+            BackingState::Active => backing.store(data),
+            BackingState::Draining | BackingState::Failed => Err(BackingError::Full),
+        };
+        if let Err(error) = stored {
+            member.objects.fetch_sub(1, Ordering::Release);
+            if matches!(error, BackingError::Io(_)) {
+                self.set_state(id, BackingState::Failed);
+            }
+        }
+        stored
+    }
+
+    pub(crate) fn free<P: Platform + ?Sized>(
+        &self,
+        platform: &P,
+        id: BackingId,
+        handle: Handle,
+        length: usize,
+    ) {
+        if let Some(backing) = self.get(platform, id) {
+            backing.free(handle, length);
+            self.members[id.0 as usize].objects.fetch_sub(1, Ordering::Release);
+        }
+    }
+}

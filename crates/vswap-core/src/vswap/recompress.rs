@@ -1,0 +1,131 @@
+//! Walking all entries, and coding cold ones again with a stronger codec.
+
+use super::VirtualSwap;
+use super::store::{COMPRESSED_MAX, Object};
+use crate::codec::CodecKind;
+use crate::counters::Counter;
+use crate::descriptor::{AtomicDescriptor, Descriptor, Place};
+use crate::entry::{CLUSTER_SLOTS, ClusterId, GroupId, SwapEntry};
+use crate::error::OutOfMemory;
+use crate::platform::Platform;
+use crate::worker::{Worker, encoding_of};
+
+/// A position in the order of slots, which is roughly the order of storing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor(u32);
+
+impl Cursor {
+    /// Before the first entry.
+    pub const START: Self = Self(0);
+
+    /// At an entry.
+    pub const fn at(entry: SwapEntry) -> Self {
+        Self(entry.raw())
+    }
+}
+
+/// How far [`VirtualSwap::recompress`] got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recompression {
+    /// Where to go on; `None` when all entries were looked at.
+    pub next: Option<Cursor>,
+    /// Objects that were tried.
+    pub tried: usize,
+    /// Objects that became smaller.
+    pub recompressed: usize,
+    /// Bytes by which they did.
+    pub saved: usize,
+}
+
+/// An object has to shrink by this much to be worth the move: size classes are this far apart.
+const WORTHWHILE: usize = 64;
+
+impl<P: Platform> VirtualSwap<P> {
+    /// All slots from a cursor on whose cluster has memory, live or not.
+    pub(super) fn walk(
+        &self,
+        from: Cursor,
+    ) -> impl Iterator<Item = (SwapEntry, &AtomicDescriptor)> {
+        let first = SwapEntry::from_raw(from.0).map_or(ClusterId(1), SwapEntry::cluster);
+        self.slots.clusters_from(first).flat_map(move |cluster| {
+            let skip = if cluster == first { from.0 as usize % CLUSTER_SLOTS } else { 0 };
+            let row = self.slots.row(cluster).iter().enumerate().skip(skip);
+            row.map(move |(index, slot)| (cluster.entry(index), slot))
+        })
+    }
+
+    /// Codes objects of the pool again with another codec, from `from` on, and keeps those that
+    /// shrink. Tries up to `budget` objects; entries that are in use at the moment are passed over.
+    ///
+    /// # Errors
+    /// If there is no memory for the codec.
+    pub fn recompress(
+        &self,
+        worker: &mut Worker,
+        from: Cursor,
+        budget: usize,
+        codec: CodecKind,
+    ) -> Result<Recompression, OutOfMemory> {
+        let stronger = encoding_of(codec);
+        let mut done = Recompression { next: None, tried: 0, recompressed: 0, saved: 0 };
+        for (entry, slot) in self.walk(from) {
+            let could_shrink = |word: Descriptor| match word.place() {
+                Some(place @ Place::Compressed { object, encoding }) if encoding != stronger => {
+                    Some((place, self.pool.len(object)))
+                }
+                _ => None,
+            };
+            if could_shrink(slot.peek()).is_none() {
+                continue;
+            }
+            if done.tried == budget {
+                done.next = Some(Cursor::at(entry));
+                break;
+            }
+            let Ok(Some(word)) = slot.try_lock() else { continue };
+            let copy = match could_shrink(word) {
+                Some((place, length)) => {
+                    done.tried += 1;
+                    self.smaller_copy(worker, word.group(), place, length, codec)
+                }
+                None => Ok(None),
+            };
+            match copy {
+                Ok(Some((place, saved))) => {
+                    done.recompressed += 1;
+                    done.saved += saved;
+                    self.move_to(entry, slot, word, place);
+                }
+                Ok(None) => self.unlock(entry, slot),
+                Err(error) => {
+                    self.unlock(entry, slot);
+                    return Err(error);
+                }
+            }
+        }
+        self.note_memory(&mut worker.coder, &worker.record);
+        self.counters.add(&worker.record, Counter::Recompressed, done.recompressed as u64);
+        Ok(done)
+    }
+
+    /// A copy of a compressed object that another codec made sufficiently smaller, and by how much.
+    /// The caller holds the entry lock.
+    fn smaller_copy(
+        &self,
+        worker: &mut Worker,
+        group: GroupId,
+        place: Place,
+        length: usize,
+        codec: CodecKind,
+    ) -> Result<Option<(Place, usize)>, OutOfMemory> {
+        let Worker { pool, record, coder, page, .. } = worker;
+        if self.decode_place(coder, record, place, page).is_err() {
+            return Ok(None);
+        }
+        let limit = length.saturating_sub(WORTHWHILE).min(COMPRESSED_MAX);
+        let coded = coder.compress_with(self.platform(), codec, page, limit)?;
+        let Some((bytes, encoding)) = coded else { return Ok(None) };
+        let copy = self.keep(pool, record, Object { group, bytes, encoding });
+        Ok(copy.ok().map(|object| (Place::Compressed { object, encoding }, length - bytes.len())))
+    }
+}

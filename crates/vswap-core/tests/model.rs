@@ -1,0 +1,441 @@
+//! The space against a map: random operations, and after each one everything is compared.
+//!
+//! `VSWAP_TEST_LONG=1` runs many more.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use common::any_page;
+use common::backings::{RamBacking, TestDevice};
+use vswap_core::platform::MmapPlatform;
+use vswap_core::{
+    BackingId, BackingState, CacheError, CodecKind, Cursor, DupError, GroupId, GroupLimits, Limits,
+    LoadError, Page, StoreError, SwapEntry, Target, TransferError, VirtualSwap, Worker,
+};
+
+const WORKERS: usize = 2;
+const RUNS_MAX: u32 = 4;
+const SLOTS: u32 = 4096;
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    SwapOut { page: u64 },
+    Load { at: usize },
+    LoadErasing { at: usize },
+    Free { at: usize },
+    FreeMany { at: usize, n: usize },
+    Dup { at: usize, n: usize },
+    AllocRun { order: u32 },
+    Store { at: usize, page: u64, n: usize },
+    CacheAdd { at: usize },
+    CacheRemove { at: usize },
+    Write { at: usize, page: u64 },
+    Transfer { at: usize, target: u8 },
+    Compact { bytes: usize },
+    Recompress { codec: i32 },
+    PoolLimit { bytes: Option<usize> },
+    RamCapacity { bytes: u64 },
+    DeviceSlots { slots: usize },
+    DeviceFails { stores: bool, loads: bool },
+    DeviceState { open: bool },
+    GroupMax { bytes: Option<u64> },
+    Poison { at: usize },
+    Switch,
+    Retire,
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let at = any::<usize>;
+    let page = || 0..200u64;
+    prop_oneof![
+        12 => page().prop_map(|page| Op::SwapOut { page }),
+        8 => at().prop_map(|at| Op::Load { at }),
+        3 => at().prop_map(|at| Op::LoadErasing { at }),
+        8 => at().prop_map(|at| Op::Free { at }),
+        1 => (at(), 1..20usize).prop_map(|(at, n)| Op::FreeMany { at, n }),
+        6 => (at(), 1..9usize).prop_map(|(at, n)| Op::Dup { at, n }),
+        3 => (0..=RUNS_MAX).prop_map(|order| Op::AllocRun { order }),
+        6 => (at(), page(), 1..17usize).prop_map(|(at, page, n)| Op::Store { at, page, n }),
+        4 => at().prop_map(|at| Op::CacheAdd { at }),
+        4 => at().prop_map(|at| Op::CacheRemove { at }),
+        2 => (at(), page()).prop_map(|(at, page)| Op::Write { at, page }),
+        5 => (at(), 0..4u8).prop_map(|(at, target)| Op::Transfer { at, target }),
+        1 => (0..100_000usize).prop_map(|bytes| Op::Compact { bytes }),
+        1 => (-1..3i32).prop_map(|codec| Op::Recompress { codec }),
+        2 => proptest::option::of(0..200_000usize).prop_map(|bytes| Op::PoolLimit { bytes }),
+        2 => (0..60_000u64).prop_map(|bytes| Op::RamCapacity { bytes }),
+        1 => (0..30usize).prop_map(|slots| Op::DeviceSlots { slots }),
+        1 => any::<(bool, bool)>().prop_map(|(stores, loads)| Op::DeviceFails { stores, loads }),
+        1 => any::<bool>().prop_map(|open| Op::DeviceState { open }),
+        1 => proptest::option::of(0..30_000u64).prop_map(|bytes| Op::GroupMax { bytes }),
+        1 => at().prop_map(|at| Op::Poison { at }),
+        2 => Just(Op::Switch),
+        1 => Just(Op::Retire),
+    ]
+}
+
+/// What the model knows of an entry: pages are known by their number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Known {
+    count: u64,
+    /// The resident page.
+    cached: Option<u64>,
+    /// What the backing holds.
+    stored: Stored,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stored {
+    Nothing,
+    Page(u64),
+    Poison,
+}
+
+struct Machine {
+    space: VirtualSwap<MmapPlatform>,
+    workers: Vec<Worker>,
+    at: usize,
+    ram: (&'static RamBacking, BackingId),
+    device: (&'static TestDevice, BackingId),
+    group: GroupId,
+    model: BTreeMap<SwapEntry, Known>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let space = VirtualSwap::new(MmapPlatform, Limits { slots: SLOTS });
+        let (ram, device) = (RamBacking::new(20_000), TestDevice::new(8));
+        let workers = (0..WORKERS).map(|_| space.worker(CodecKind::Lz4).expect("memory")).collect();
+        let group = space.create_group(GroupId::ROOT, GroupLimits::default()).expect("room");
+        Self {
+            ram: (ram, space.add_backing(ram).expect("room")),
+            device: (device, space.add_backing(device).expect("room")),
+            space,
+            workers,
+            at: 0,
+            group,
+            model: BTreeMap::new(),
+        }
+    }
+
+    /// An entry that is known, if there is one.
+    fn pick(&self, at: usize) -> Option<SwapEntry> {
+        self.model.keys().nth(at.checked_rem(self.model.len())?).copied()
+    }
+
+    /// Up to `n` entries with consecutive numbers, from a known one on.
+    fn pick_run(&self, at: usize, n: usize) -> Option<(SwapEntry, usize)> {
+        let first = self.pick(at)?;
+        let n = (1..=n).take_while(|&n| self.model.contains_key(&first.nth(n - 1))).count();
+        Some((first, n))
+    }
+
+    fn forget_if_dead(&mut self, entry: SwapEntry) {
+        if self.model.get(&entry).is_some_and(|known| known.count == 0 && known.cached.is_none()) {
+            self.model.remove(&entry);
+        }
+    }
+
+    fn step(&mut self, op: Op) {
+        let worker = &mut self.workers[self.at];
+        match op {
+            Op::SwapOut { page } => {
+                let group = if page % 3 == 0 { self.group } else { GroupId::ROOT };
+                match self.space.swap_out(worker, group, &any_page(page)) {
+                    Ok(entry) => {
+                        let known = Known { count: 1, cached: None, stored: Stored::Page(page) };
+                        assert_eq!(self.model.insert(entry, known), None, "{entry:?} was taken");
+                    }
+                    Err(StoreError::Full | StoreError::GroupLimit | StoreError::NoSlots) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Op::Load { at } => {
+                if let Some(entry) = self.pick(at) {
+                    self.load(entry);
+                }
+            }
+            Op::LoadErasing { at } => self.load_erasing(at),
+            Op::Free { at } => {
+                if let Some(entry) = self.pick(at) {
+                    self.space.free(entry);
+                    self.uncount(entry);
+                }
+            }
+            Op::FreeMany { at, n } => {
+                let entries: Vec<_> =
+                    (0..n).filter_map(|i| self.pick(at.wrapping_add(i))).collect();
+                self.space.free_many(&entries);
+                for entry in entries {
+                    self.uncount(entry);
+                }
+            }
+            Op::Dup { at, n } => self.dup(at, n),
+            Op::AllocRun { order } => {
+                if let Ok(first) = self.space.alloc_run(worker, GroupId::ROOT, 1 << order) {
+                    assert_eq!(first.raw() % (1 << order), 0, "runs are aligned");
+                    for index in 0..1 << order {
+                        let known =
+                            Known { count: 0, cached: Some(index), stored: Stored::Nothing };
+                        let entry = first.nth(index as usize);
+                        assert_eq!(self.model.insert(entry, known), None, "{entry:?} was taken");
+                    }
+                }
+            }
+            Op::Store { at, page, n } => self.store(at, page, n),
+            Op::CacheAdd { at } => self.cache_add(at),
+            Op::CacheRemove { at } => self.cache_remove(at),
+            Op::Write { at, page } => {
+                if let Some(entry) = self.pick(at) {
+                    self.space.drop_copy(entry);
+                    let known = self.model.get_mut(&entry).expect("picked");
+                    if known.cached.is_some() {
+                        (known.cached, known.stored) = (Some(page), Stored::Nothing);
+                    }
+                }
+            }
+            Op::Transfer { at, target } => self.transfer(at, target),
+            Op::Compact { bytes } => {
+                self.space.compact(worker, bytes);
+            }
+            Op::Recompress { codec } => {
+                let codec = if codec == 0 { CodecKind::Lz4 } else { CodecKind::Zstd(codec) };
+                let mut from = Some(Cursor::START);
+                while let Some(cursor) = from {
+                    from = self.space.recompress(worker, cursor, 7, codec).expect("memory").next;
+                }
+            }
+            Op::PoolLimit { bytes } => self.space.set_pool_limit(bytes.unwrap_or(usize::MAX)),
+            Op::RamCapacity { bytes } => self.shrink(bytes),
+            Op::DeviceSlots { slots } => self.device.0.slots_max.store(slots, Relaxed),
+            Op::DeviceFails { stores, loads } => {
+                self.device.0.fail_stores.store(stores, Relaxed);
+                self.device.0.fail_loads.store(loads, Relaxed);
+            }
+            Op::DeviceState { open } => {
+                let state = if open { BackingState::Active } else { BackingState::Draining };
+                self.space.set_backing_state(self.device.1, state).expect("known");
+                if !open {
+                    self.rehome(self.device.1);
+                }
+            }
+            Op::GroupMax { bytes } => {
+                let limits =
+                    GroupLimits { zswap_max: bytes.unwrap_or(u64::MAX), ..Default::default() };
+                self.space.set_group_limits(self.group, limits).expect("known");
+            }
+            Op::Poison { at } => {
+                if let Some(entry) = self.pick(at) {
+                    self.space.poison(entry);
+                    self.model.get_mut(&entry).expect("picked").stored = Stored::Poison;
+                }
+            }
+            Op::Switch => self.at = (self.at + 1) % WORKERS,
+            Op::Retire => {
+                let fresh = self.space.worker(CodecKind::Zstd(1)).expect("memory");
+                self.space.retire(std::mem::replace(worker, fresh));
+            }
+        }
+        self.compare();
+    }
+
+    fn uncount(&mut self, entry: SwapEntry) {
+        if let Some(known) = self.model.get_mut(&entry) {
+            known.count = known.count.saturating_sub(1);
+        }
+        self.forget_if_dead(entry);
+    }
+
+    fn load(&mut self, entry: SwapEntry) {
+        let known = self.model[&entry];
+        let mut page = Page::ZERO;
+        let loaded = self.space.load(&mut self.workers[self.at], entry, &mut page);
+        self.compare_load(entry, known, &page, loaded.map(|_| ()));
+    }
+
+    fn compare_load(
+        &self,
+        entry: SwapEntry,
+        known: Known,
+        page: &Page,
+        loaded: Result<(), LoadError>,
+    ) {
+        match (known.stored, loaded) {
+            (Stored::Page(number), Ok(())) => {
+                assert!(page.0 == any_page(number).0, "{entry:?} is not page {number}");
+            }
+            (Stored::Nothing, Err(LoadError::Resident))
+            | (Stored::Poison, Err(LoadError::Poisoned)) => {}
+            (Stored::Page(_), Err(LoadError::Io(5))) => {
+                assert!(self.device.0.fail_loads.load(Relaxed), "the device did not fail");
+            }
+            (stored, loaded) => panic!("{entry:?} is {stored:?} but gave {loaded:?}"),
+        }
+    }
+
+    fn load_erasing(&mut self, at: usize) {
+        let Some(entry) = self.pick(at) else { return };
+        let known = self.model[&entry];
+        let mut page = Page::ZERO;
+        let loaded = self.space.load_erasing(&mut self.workers[self.at], entry, &mut page);
+        self.compare_load(entry, known, &page, loaded.map(|_| ()));
+        if let (Ok(_), Stored::Page(number)) = (loaded, known.stored) {
+            let known = self.model.get_mut(&entry).expect("picked");
+            (known.cached, known.stored) = (Some(number), Stored::Nothing);
+        }
+    }
+
+    fn dup(&mut self, at: usize, n: usize) {
+        let Some((first, there)) = self.pick_run(at, n) else { return };
+        match self.space.dup_run(first, n) {
+            Ok(()) => {
+                assert_eq!(there, n, "an entry was counted that nobody has");
+                for index in 0..n {
+                    self.model.get_mut(&first.nth(index)).expect("in the run").count += 1;
+                }
+            }
+            Err(error) => assert!(error == DupError::NoEntry && there < n, "{error}"),
+        }
+    }
+
+    fn store(&mut self, at: usize, page: u64, n: usize) {
+        let Some((first, n)) = self.pick_run(at, n) else { return };
+        let numbers: Vec<u64> = (0..n as u64).map(|index| page + index).collect();
+        let contents: Vec<Page> = numbers.iter().map(|&number| any_page(number)).collect();
+        let sources: Vec<&Page> = contents.iter().collect();
+        let all_cached = (0..n).all(|index| self.model[&first.nth(index)].cached.is_some());
+        let stored = self.space.store_run(&mut self.workers[self.at], first, &sources);
+        if stored == Err(StoreError::NotCached) {
+            assert!(!all_cached);
+        }
+        for (index, number) in numbers.into_iter().enumerate() {
+            let known = self.model.get_mut(&first.nth(index)).expect("in the run");
+            // The caller's page is what is resident, whatever became of the store.
+            if known.cached.is_some() {
+                known.cached = Some(number);
+                known.stored = if stored.is_ok() { Stored::Page(number) } else { Stored::Nothing };
+            }
+        }
+    }
+
+    fn cache_add(&mut self, at: usize) {
+        let Some(entry) = self.pick(at) else { return };
+        let known = self.model.get_mut(&entry).expect("picked");
+        match self.space.cache_add(entry) {
+            Ok(()) => {
+                assert_eq!(known.cached, None);
+                let Stored::Page(number) = known.stored else {
+                    // Nothing to read: the page that the caller brings is the new content.
+                    known.cached = Some(0);
+                    return;
+                };
+                known.cached = Some(number);
+            }
+            Err(error) => assert!(error == CacheError::Exists && known.cached.is_some()),
+        }
+    }
+
+    fn cache_remove(&mut self, at: usize) {
+        let Some(entry) = self.pick(at) else { return };
+        let known = self.model.get_mut(&entry).expect("picked");
+        let only_copy = known.stored == Stored::Nothing && known.count > 0;
+        match self.space.cache_remove(entry) {
+            Ok(()) => {
+                assert!(known.cached.is_some() && !only_copy, "{entry:?} lost its data");
+                known.cached = None;
+            }
+            Err(CacheError::NoBacking) => assert!(only_copy),
+            Err(CacheError::NotCached) => assert_eq!(known.cached, None),
+            Err(error) => panic!("{entry:?}: {error}"),
+        }
+        self.forget_if_dead(entry);
+    }
+
+    fn transfer(&mut self, at: usize, target: u8) {
+        let Some(entry) = self.pick(at) else { return };
+        let target = match target {
+            0 => Target::Pool,
+            1 => Target::Backing(self.ram.1),
+            2 => Target::Backing(self.device.1),
+            _ => Target::Anywhere,
+        };
+        match self.space.transfer(&mut self.workers[self.at], entry, target) {
+            Ok(_) | Err(TransferError::Store(_)) => {}
+            Err(TransferError::Load(error)) => {
+                assert!(self.device.0.fail_loads.load(Relaxed), "{error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Shrinks the RAM backing; with room elsewhere, everything that is too much moves on.
+    fn shrink(&mut self, bytes: u64) {
+        self.ram.0.set_capacity(bytes);
+        self.rehome(self.ram.1);
+    }
+
+    fn rehome(&mut self, backing: BackingId) {
+        let mut from = Some(Cursor::START);
+        while let Some(cursor) = from {
+            let worker = &mut self.workers[self.at];
+            from = self.space.rehome(worker, backing, cursor, 3).expect("known").next;
+        }
+    }
+
+    /// Every visible property of every entry, and the space's own invariants.
+    fn compare(&self) {
+        self.space.check();
+        assert_eq!(self.space.usage().live_slots, self.model.len() as u64);
+        for (&entry, known) in &self.model {
+            let word = self.space.peek(entry);
+            assert_eq!(self.space.swap_count(entry), known.count, "{entry:?}: {word:?}");
+            assert_eq!(word.is_cached(), known.cached.is_some(), "{entry:?}: {word:?}");
+        }
+    }
+
+    /// Every page comes back; then everything goes, and nothing is left.
+    fn finish(mut self) {
+        self.device.0.fail_loads.store(false, Relaxed);
+        for entry in self.model.keys().copied().collect::<Vec<_>>() {
+            self.load(entry);
+            let known = self.model[&entry];
+            for _ in 0..known.count {
+                self.space.free(entry);
+            }
+            if known.cached.is_some() {
+                self.space.cache_remove(entry).expect("cached");
+            }
+        }
+        self.space.check();
+        for worker in self.workers.drain(..) {
+            self.space.retire(worker);
+        }
+        self.space.check();
+        let usage = self.space.usage();
+        assert_eq!((usage.live_slots, usage.clusters, usage.payload), (0, 0, 0));
+        assert_eq!((usage.external, usage.device, usage.pool_memory), (0, 0, 0));
+        assert_eq!(self.device.0.used(), 0);
+    }
+}
+
+#[test]
+fn random_operations_agree_with_a_map() {
+    let long = std::env::var_os("VSWAP_TEST_LONG").is_some();
+    let config = Config { cases: if long { 20_000 } else { 48 }, ..Config::default() };
+    let sequences = proptest::collection::vec(ops(), 1..400);
+    TestRunner::new(config)
+        .run(&sequences, |sequence| {
+            let mut machine = Machine::new();
+            for op in sequence {
+                machine.step(op);
+            }
+            machine.finish();
+            Ok(())
+        })
+        .unwrap();
+}
