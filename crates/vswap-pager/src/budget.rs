@@ -1,0 +1,156 @@
+//! How much of the RAM budget is used, and when reclaim has to work.
+//!
+//! Everything that the process keeps in RAM counts: resident pages (those in staging too), the
+//! pool, the engine's tables, and the anonymous memory that is not managed, which is measured from
+//! time to time as what the kernel counts beyond the rest. Reclaim starts when little is free and
+//! goes on until there is a stock, so that one wake-up serves many faults.
+
+use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use vswap_core::page::PAGE_SIZE;
+
+const MIB: u64 = 1 << 20;
+
+/// Use of the budget, in bytes unless it says pages.
+#[derive(Debug)]
+pub struct Budget {
+    allowance: AtomicU64,
+    resident_pages: AtomicI64,
+    engine: AtomicU64,
+    unmanaged: AtomicU64,
+}
+
+impl Budget {
+    /// Nothing is used; nothing is allowed.
+    pub const fn new() -> Self {
+        Self {
+            allowance: AtomicU64::new(0),
+            resident_pages: AtomicI64::new(0),
+            engine: AtomicU64::new(0),
+            unmanaged: AtomicU64::new(0),
+        }
+    }
+
+    /// Sets what this process may use.
+    pub fn set_allowance(&self, bytes: u64) {
+        self.allowance.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What this process may use.
+    pub fn allowance(&self) -> u64 {
+        self.allowance.load(Ordering::Relaxed)
+    }
+
+    /// Notes pages that became resident (or, negative, were dropped).
+    pub fn add_resident(&self, pages: i64) {
+        self.resident_pages.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Managed pages in memory.
+    pub fn resident_pages(&self) -> u64 {
+        self.resident_pages.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// Notes what pool and tables take.
+    pub fn set_engine(&self, bytes: u64) {
+        self.engine.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes a measurement of all anonymous memory of the process: what is neither managed nor the
+    /// engine's is the rest.
+    pub fn measured(&self, anonymous: u64) {
+        let known = self.resident_pages() * PAGE_SIZE as u64 + self.engine.load(Ordering::Relaxed);
+        self.unmanaged.store(anonymous.saturating_sub(known), Ordering::Relaxed);
+    }
+
+    /// Anonymous memory that is not managed.
+    pub fn unmanaged(&self) -> u64 {
+        self.unmanaged.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> u64 {
+        self.resident_pages() * PAGE_SIZE as u64
+            + self.engine.load(Ordering::Relaxed)
+            + self.unmanaged()
+    }
+
+    /// Bytes left; negative when over the allowance.
+    pub fn free(&self) -> i64 {
+        self.allowance() as i64 - self.used() as i64
+    }
+
+    /// The unit of the watermarks: a 128th of the allowance, within reason.
+    pub fn margin(&self) -> i64 {
+        (self.allowance() / 128).clamp(MIB / 2, 8 * MIB) as i64
+    }
+
+    /// Reclaim starts below this.
+    pub fn low_watermark(&self) -> i64 {
+        2 * self.margin()
+    }
+
+    /// Reclaim stops above this.
+    pub fn high_watermark(&self) -> i64 {
+        3 * self.margin()
+    }
+
+    /// Below this a fault reclaims before it is served.
+    pub fn min_watermark(&self) -> i64 {
+        self.margin() / 4
+    }
+
+    /// The pool may grow to this: all but what reclaim needs to work with and a 32nd for the program,
+    /// or half if a device can take what does not fit.
+    pub fn pool_limit(&self, has_device: bool) -> u64 {
+        let usable = self.allowance().saturating_sub(self.unmanaged());
+        let kept = usable / 32 + self.high_watermark().max(0) as u64;
+        if has_device { usable / 2 } else { usable.saturating_sub(kept) }
+    }
+
+    /// Pages that go to staging in one batch.
+    pub fn batch_pages(&self) -> usize {
+        (self.allowance() as usize / PAGE_SIZE / 64).clamp(64, 256)
+    }
+
+    /// Trays that may wait in staging for their pages' second chance.
+    pub fn staged_trays(&self) -> usize {
+        (self.allowance() as usize / 64 / PAGE_SIZE / self.batch_pages()).clamp(1, 8)
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_beyond_the_known_is_unmanaged() {
+        let budget = Budget::new();
+        budget.set_allowance(64 * MIB);
+        budget.add_resident(1024);
+        budget.set_engine(2 * MIB);
+        budget.measured(10 * MIB);
+        assert_eq!(budget.unmanaged(), 4 * MIB);
+        assert_eq!(budget.used(), 10 * MIB);
+        assert_eq!(budget.free(), 54 * MIB as i64);
+        budget.measured(MIB);
+        assert_eq!(budget.unmanaged(), 0);
+    }
+
+    #[test]
+    fn watermarks_are_in_order() {
+        let budget = Budget::new();
+        for allowance in [16 * MIB, 64 * MIB, 4096 * MIB] {
+            budget.set_allowance(allowance);
+            assert!(budget.min_watermark() < budget.low_watermark());
+            assert!(budget.low_watermark() < budget.high_watermark());
+            assert!((budget.high_watermark() as u64) < allowance / 4);
+        }
+    }
+}

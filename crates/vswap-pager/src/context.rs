@@ -1,0 +1,136 @@
+//! What a thread needs to serve faults: codec state and room for a window of pages.
+//!
+//! The pager's threads own one each. Threads of the program (inline faults, hooks that bring pages
+//! back) borrow one from a small set.
+
+use core::ptr::NonNull;
+
+use vswap_core::page::{PAGE_SIZE, Page};
+use vswap_core::platform::Platform;
+use vswap_core::{CodecKind, Worker};
+
+use crate::arena::Arena;
+use crate::config::CodecChoice;
+use crate::engine::engine;
+use crate::entry_batch::EntryBatch;
+use crate::lock::{SpinGuard, SpinLock};
+
+/// Largest window of a fault, in pages.
+pub const WINDOW_MAX: usize = 64;
+
+const SHARED_CONTEXTS: usize = 4;
+
+/// Threads of the pager that serve faults or reclaim.
+pub const PAGER_CONTEXTS: usize = 8;
+
+/// The reclaimer's place among them; handlers take those below.
+pub const RECLAIMER_CONTEXT: usize = PAGER_CONTEXTS - 1;
+
+/// Codec state, a window of pages, and the entries to free behind it.
+#[derive(Debug)]
+pub struct Context {
+    /// Clusters, pool segments and codec state.
+    pub worker: Worker,
+    window: NonNull<Page>,
+    /// Entries whose pages are back.
+    pub returned: EntryBatch,
+}
+
+// SAFETY: the window's memory belongs to the context.
+unsafe impl Send for Context {}
+
+/// The engine's arena has no memory left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory for the engine")]
+pub struct NoMemory;
+
+impl Context {
+    /// A context with the run's codec.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn new() -> Result<Self, NoMemory> {
+        let codec = match engine().config().map(|config| config.codec) {
+            Some(CodecChoice::Zstd(level)) => CodecKind::Zstd(level),
+            Some(CodecChoice::None) => CodecKind::None,
+            Some(CodecChoice::Lz4) | None => CodecKind::Lz4,
+        };
+        let worker = engine().space.worker(codec).map_err(|_| NoMemory)?;
+        let Some(window) = Arena.reserve(WINDOW_MAX * PAGE_SIZE, PAGE_SIZE) else {
+            engine().space.retire(worker);
+            return Err(NoMemory);
+        };
+        Ok(Self { worker, window: window.cast(), returned: EntryBatch::new() })
+    }
+
+    /// The worker, and page `index` of the window.
+    ///
+    /// # Panics
+    /// If the window has no such page.
+    pub fn worker_and_page(&mut self, index: usize) -> (&mut Worker, &mut Page) {
+        assert!(index < WINDOW_MAX, "window overrun");
+        // SAFETY: the index is within the reservation, any bytes are a valid page, and the borrow
+        // of `self` makes this the only reference.
+        (&mut self.worker, unsafe { &mut *self.window.as_ptr().add(index) })
+    }
+
+    /// Address of page `index` of the window, to copy from.
+    pub fn page_address(&self, index: usize) -> *const u8 {
+        self.window.as_ptr().wrapping_add(index).cast()
+    }
+}
+
+/// All contexts. They outlive the threads that use them: the child of a fork takes over those of
+/// its parent's pager, with what they hold.
+#[derive(Debug)]
+pub struct Contexts {
+    pager: [SpinLock<Option<Context>>; PAGER_CONTEXTS],
+    shared: [SpinLock<Option<Context>>; SHARED_CONTEXTS],
+}
+
+impl Contexts {
+    /// None made yet.
+    pub const fn new() -> Self {
+        Self {
+            pager: [const { SpinLock::new(None) }; PAGER_CONTEXTS],
+            shared: [const { SpinLock::new(None) }; SHARED_CONTEXTS],
+        }
+    }
+
+    /// The context of a thread of the pager, for as long as the thread lives.
+    ///
+    /// # Errors
+    /// [`NoMemory`] if it has to be made and cannot.
+    pub fn of_pager(&self, thread: usize) -> Result<SpinGuard<'_, Option<Context>>, NoMemory> {
+        made(self.pager[thread].lock())
+    }
+
+    /// Borrows a context for a thread of the program; waits for one if all are in use.
+    ///
+    /// # Errors
+    /// [`NoMemory`] if one has to be made and cannot.
+    pub fn borrow(&self) -> Result<SpinGuard<'_, Option<Context>>, NoMemory> {
+        let free = self.shared.iter().find_map(SpinLock::try_lock);
+        made(free.unwrap_or_else(|| self.shared[0].lock()))
+    }
+
+    /// Frees the locks in the child of a fork: with the gate closed, no context is in use.
+    pub fn reset_after_fork(&self) {
+        self.pager.iter().chain(&self.shared).for_each(SpinLock::reset_after_fork);
+    }
+}
+
+fn made(
+    mut slot: SpinGuard<'_, Option<Context>>,
+) -> Result<SpinGuard<'_, Option<Context>>, NoMemory> {
+    if slot.is_none() {
+        *slot = Some(Context::new()?);
+    }
+    Ok(slot)
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        Self::new()
+    }
+}

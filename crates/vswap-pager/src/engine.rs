@@ -1,0 +1,333 @@
+//! The engine of one address space: all its state, in one place.
+//!
+//! Three kinds of code meet here: hooks on the program's threads, the threads of the pager process,
+//! and (inline) signal handlers. The order of locks is
+//!
+//! 1. the *mapping lock*: who changes or reads the layout of memory over several steps: a hook, the
+//!    application of userfaultfd events, and the moving of pages to staging. Events are read and
+//!    applied in one piece under it, so no page moves between the two (design, section 5);
+//! 2. the *gate*: passed by who serves a fault or commits an evicted page, closed by who changes
+//!    regions or forks. A closed gate means that no operation on the swap space is under way;
+//! 3. a leaf of the page table.
+//!
+//! Nobody who holds one of them touches the program's memory directly or waits for a fault.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use vswap_core::{Limits, VirtualSwap};
+
+use crate::address::PageRange;
+use crate::arena::Arena;
+use crate::budget::Budget;
+use crate::config::Config;
+use crate::context::Contexts;
+use crate::lock::{Closed, Gate, Passage, SpinGuard, SpinLock};
+use crate::mailbox::Mailbox;
+use crate::regions::{Attributes, Regions};
+use crate::run_page::{Counter, Member, RunPage};
+use crate::staging::Staging;
+use crate::streams::Streams;
+use crate::sys::fd::Fd;
+use crate::sys::uffd::Uffd;
+use crate::table::Table;
+
+/// How far the engine has come in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Phase {
+    /// The program is small: mapping calls are counted, nothing else.
+    Idle = 0,
+    /// A pager exists and watches how much is resident.
+    Watching = 1,
+    /// Memory is registered and paged.
+    Active = 2,
+    /// The engine cannot work here; the program runs as it would without.
+    Off = 3,
+}
+
+/// What the mapping lock protects besides the layout.
+#[derive(Debug)]
+pub struct Maps {
+    /// Ranges that are never paged: stacks and thread control blocks.
+    pub excluded: Regions,
+    /// End of the heap, rounded up to pages; 0 if unknown.
+    pub heap_end: usize,
+}
+
+/// The mapping lock, held.
+pub type MapsGuard<'a> = SpinGuard<'a, Maps>;
+
+/// Proof that regions do not change while it lives.
+pub trait Stable {}
+impl Stable for Passage<'_> {}
+impl Stable for Closed<'_> {}
+impl Stable for MapsGuard<'_> {}
+
+/// Descriptors of the pager, by their number in the pager's own table.
+#[derive(Debug)]
+pub struct PagerFds {
+    /// The program's memory, with mapping events.
+    pub uffd: AtomicI32,
+    /// Staging, without events.
+    pub staging_uffd: AtomicI32,
+    /// /proc/self/pagemap.
+    pub pagemap: AtomicI32,
+    /// /proc/self/statm.
+    pub statm: AtomicI32,
+    /// The coordinator; -1 if there is none.
+    pub coordinator: AtomicI32,
+    /// The swap file; -1 if there is none.
+    pub swap_file: AtomicI32,
+    /// The program; readable when it has ended.
+    pub program: AtomicI32,
+}
+
+/// The engine's state.
+#[derive(Debug)]
+pub struct Engine {
+    config: UnsafeCell<Option<Config>>,
+    phase: AtomicU32,
+    maps: SpinLock<Maps>,
+    regions: UnsafeCell<Regions>,
+    run_page: AtomicPtr<RunPage>,
+    member: AtomicPtr<Member>,
+    /// Anonymous memory that the program has mapped, in bytes: what could become resident.
+    pub mapped: AtomicU64,
+    /// Closed by who changes regions or forks.
+    pub gate: Gate,
+    /// The page table.
+    pub table: Table,
+    /// Ordered accesses.
+    pub streams: Streams,
+    /// The virtual swap space.
+    pub space: VirtualSwap<Arena>,
+    /// Pages on their way out.
+    pub staging: Staging,
+    /// How much may be resident.
+    pub budget: Budget,
+    /// Codec state and buffers for who serves faults.
+    pub contexts: Contexts,
+    /// Requests to the reclaimer.
+    pub mailbox: Mailbox,
+    /// Requests to the registrar, which takes no lock: their sender holds some.
+    pub registrar: Mailbox,
+    /// Descriptors of the pager.
+    pub fds: PagerFds,
+    /// The main userfaultfd in the program's own descriptor table.
+    pub program_uffd: AtomicI32,
+    /// The swap file in the program's own descriptor table; -1 if there is none.
+    pub program_swap_file: AtomicI32,
+    /// Process ID of the program.
+    pub program: AtomicU32,
+    /// Process ID of the pager.
+    pub pager: AtomicU32,
+    /// Faults raise SIGBUS in the faulting thread.
+    pub inline: AtomicBool,
+    exclusions: AtomicBool,
+    /// Threads of the program that wait for the reclaimer to make room.
+    pub starved: AtomicU32,
+}
+
+// SAFETY: the configuration is written once before any other thread runs; the regions follow the
+// proofs that `regions` and `regions_mut` ask for; everything else is atomic or locked.
+unsafe impl Sync for Engine {}
+
+static ENGINE: Engine = Engine::new();
+
+/// The engine of this process.
+pub fn engine() -> &'static Engine {
+    &ENGINE
+}
+
+const NO_FD: i32 = -1;
+
+impl Engine {
+    const fn new() -> Self {
+        Self {
+            config: UnsafeCell::new(None),
+            phase: AtomicU32::new(Phase::Idle as u32),
+            maps: SpinLock::new(Maps { excluded: Regions::new(), heap_end: 0 }),
+            regions: UnsafeCell::new(Regions::new()),
+            run_page: AtomicPtr::new(core::ptr::null_mut()),
+            member: AtomicPtr::new(core::ptr::null_mut()),
+            mapped: AtomicU64::new(0),
+            gate: Gate::new(),
+            table: Table::new(),
+            streams: Streams::new(),
+            space: VirtualSwap::new(Arena, Limits::NONE),
+            staging: Staging::new(),
+            budget: Budget::new(),
+            contexts: Contexts::new(),
+            mailbox: Mailbox::new(),
+            registrar: Mailbox::new(),
+            fds: PagerFds {
+                uffd: AtomicI32::new(NO_FD),
+                staging_uffd: AtomicI32::new(NO_FD),
+                pagemap: AtomicI32::new(NO_FD),
+                statm: AtomicI32::new(NO_FD),
+                coordinator: AtomicI32::new(NO_FD),
+                swap_file: AtomicI32::new(NO_FD),
+                program: AtomicI32::new(NO_FD),
+            },
+            program_uffd: AtomicI32::new(NO_FD),
+            program_swap_file: AtomicI32::new(NO_FD),
+            program: AtomicU32::new(0),
+            pager: AtomicU32::new(0),
+            inline: AtomicBool::new(false),
+            exclusions: AtomicBool::new(false),
+            starved: AtomicU32::new(0),
+        }
+    }
+
+    /// Sets the configuration.
+    ///
+    /// # Safety
+    /// Once, before any other thread runs.
+    pub unsafe fn configure(&self, config: Config) {
+        // SAFETY: nobody else is there yet.
+        unsafe { *self.config.get() = Some(config) };
+    }
+
+    /// The configuration; `None` if the program does not run under vswap.
+    pub fn config(&self) -> Option<&Config> {
+        // SAFETY: written before any other thread ran.
+        unsafe { (*self.config.get()).as_ref() }
+    }
+
+    /// Asks for inline faults; decided when the pager starts.
+    pub fn wants_inline(&self, inline: bool) {
+        self.inline.store(inline, Ordering::Relaxed);
+    }
+
+    /// How far the engine has come.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Idle,
+            1 => Phase::Watching,
+            2 => Phase::Active,
+            _ => Phase::Off,
+        }
+    }
+
+    /// Moves on.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u32, Ordering::Release);
+    }
+
+    /// Takes the mapping lock. Hooks call it with signals blocked.
+    pub fn lock_maps(&self) -> MapsGuard<'_> {
+        self.maps.lock()
+    }
+
+    /// Whether anything is excluded from paging. A hint when the mapping lock is not held.
+    pub fn has_exclusions(&self) -> bool {
+        self.exclusions.load(Ordering::Relaxed)
+    }
+
+    /// Excludes a range from paging, or says that it was unmapped.
+    pub fn note_exclusion(&self, maps: &mut MapsGuard<'_>, range: PageRange, excluded: bool) {
+        // Too many of them: what is not noted is paged, which is wrong for stacks only when a
+        // thread ends while its control block is out; the hook for new threads brings that back.
+        let _ = if excluded {
+            maps.excluded.insert(range, Attributes::default())
+        } else {
+            maps.excluded.remove(range)
+        };
+        self.exclusions.store(!maps.excluded.all().is_empty(), Ordering::Relaxed);
+    }
+
+    /// The regions, which stay as they are while `proof` lives.
+    pub fn regions<'a>(&'a self, _proof: &'a impl Stable) -> &'a Regions {
+        // SAFETY: a writer holds the mapping lock and has closed the gate, which no proof allows.
+        unsafe { &*self.regions.get() }
+    }
+
+    /// The regions, to change them.
+    pub fn regions_mut<'a>(
+        &'a self,
+        _maps: &'a mut MapsGuard<'_>,
+        _closed: &'a Closed<'_>,
+    ) -> &'a mut Regions {
+        // SAFETY: the mapping lock excludes other writers and its own readers, the closed gate all
+        // others.
+        unsafe { &mut *self.regions.get() }
+    }
+
+    /// Shares counters and budget with the run; set before the pager starts.
+    pub fn join_run(&self, run_page: &'static RunPage, member: &'static Member) {
+        self.run_page.store(core::ptr::from_ref(run_page).cast_mut(), Ordering::Release);
+        self.member.store(core::ptr::from_ref(member).cast_mut(), Ordering::Release);
+    }
+
+    /// The memory shared with the run.
+    pub fn run_page(&self) -> Option<&'static RunPage> {
+        // SAFETY: a run page stays mapped for as long as the process lives.
+        unsafe { self.run_page.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// This process's part of it.
+    pub fn member(&self) -> Option<&'static Member> {
+        // SAFETY: as for the run page, which holds the member.
+        unsafe { self.member.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Whether the run has other members with a pager.
+    pub fn is_one_of_many(&self) -> bool {
+        match (self.run_page(), self.member()) {
+            (Some(run), Some(member)) => run.others(member).0 > 0,
+            _ => false,
+        }
+    }
+
+    /// Adds to a counter.
+    pub fn count(&self, counter: Counter, n: u64) {
+        if let Some(member) = self.member() {
+            member.count(counter, n);
+        }
+    }
+
+    /// Runs `call` with the main userfaultfd as the pager knows it.
+    pub fn with_uffd<T>(&self, call: impl FnOnce(&Uffd) -> T) -> T {
+        borrow(self.fds.uffd.load(Ordering::Relaxed), call)
+    }
+
+    /// Runs `call` with the staging userfaultfd as the pager knows it.
+    pub fn with_staging_uffd<T>(&self, call: impl FnOnce(&Uffd) -> T) -> T {
+        borrow(self.fds.staging_uffd.load(Ordering::Relaxed), call)
+    }
+
+    /// Runs `call` with the main userfaultfd as the program's threads know it.
+    pub fn with_program_uffd<T>(&self, call: impl FnOnce(&Uffd) -> T) -> T {
+        borrow(self.program_uffd.load(Ordering::Relaxed), call)
+    }
+
+    /// Bytes that the pager's own tables take.
+    pub fn tables_memory(&self) -> u64 {
+        self.table.memory() as u64
+    }
+
+    /// Takes the pool's and the tables' size into the budget.
+    pub fn update_engine_bytes(&self) {
+        let usage = self.space.usage();
+        let bytes = usage.pool_memory as u64 + usage.metadata.total() as u64 + self.tables_memory();
+        self.budget.set_engine(bytes);
+    }
+
+    /// Frees all locks in the child of a fork, and nothing but the forking thread lives there.
+    pub fn reset_locks_after_fork(&self) {
+        self.maps.reset_after_fork();
+        self.gate.reset_after_fork();
+        self.table.reset_after_fork();
+        self.contexts.reset_after_fork();
+        self.staging.reset_after_fork();
+        self.mailbox.reset_after_fork();
+        self.registrar.reset_after_fork();
+        Arena::reset_after_fork();
+    }
+}
+
+fn borrow<T>(fd: i32, call: impl FnOnce(&Uffd) -> T) -> T {
+    let uffd = core::mem::ManuallyDrop::new(Uffd::from_fd(Fd::new(fd)));
+    call(&uffd)
+}

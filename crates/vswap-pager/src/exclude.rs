@@ -1,0 +1,66 @@
+//! Memory that is never paged, though it lies in a mapping that is: thread control blocks and
+//! stacks that the program allocated itself, and alternate signal stacks. The kernel touches them
+//! where a fault cannot be served; with a control block evicted, `pthread_join` hung for ever.
+
+use vswap_core::page::PAGE_SIZE;
+
+use crate::address::PageRange;
+use crate::engine::{Engine, Phase};
+use crate::events;
+use crate::mapping;
+use crate::sys::task;
+
+/// Bytes above a thread pointer that hold the control block: glibc's `struct pthread` is 2304 bytes
+/// and has the rseq area in it.
+const CONTROL_BLOCK_ABOVE: usize = PAGE_SIZE;
+
+/// Bytes below it that may hold the rseq area where glibc puts it behind the static TLS.
+const CONTROL_BLOCK_BELOW: usize = 512;
+
+/// The pages of a thread's control block.
+pub fn control_block(thread_pointer: usize) -> PageRange {
+    PageRange::touching(
+        thread_pointer.saturating_sub(CONTROL_BLOCK_BELOW),
+        CONTROL_BLOCK_BELOW + CONTROL_BLOCK_ABOVE,
+    )
+}
+
+/// Brings a range back and never takes it again.
+pub fn exclude(engine: &Engine, range: PageRange) {
+    let mut maps = engine.lock_maps();
+    engine.note_exclusion(&mut maps, range, true);
+    if engine.phase() != Phase::Active {
+        return;
+    }
+    loop {
+        let part = engine.regions(&maps).within(range).next();
+        let Some(part) = part.map(|region| region.range) else { return };
+        if !mapping::bring_back(engine, part) {
+            // The pager needs the lock to apply what is pending.
+            drop(maps);
+            task::yield_now();
+            maps = engine.lock_maps();
+            continue;
+        }
+        mapping::unregister(engine, part);
+        let closed = engine.gate.close();
+        events::drop_pages(engine, &closed, part);
+        if engine.regions_mut(&mut maps, &closed).remove(part).is_err() {
+            return;
+        }
+    }
+}
+
+/// Excludes the control block and the stack of a thread that is about to start. A stack that was
+/// mapped as one is excluded already.
+pub fn new_thread(engine: &Engine, tls: usize, stack: usize, stack_size: usize) {
+    for range in [control_block(tls), PageRange::touching(stack, stack_size)] {
+        let known = {
+            let maps = engine.lock_maps();
+            engine.phase() != Phase::Active || engine.regions(&maps).within(range).next().is_none()
+        };
+        if !known {
+            exclude(engine, range);
+        }
+    }
+}

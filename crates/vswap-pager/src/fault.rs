@@ -1,0 +1,254 @@
+//! Serves page faults.
+//!
+//! A fault is served with the gate passed and the page's leaf locked, so neither mapping calls nor
+//! eviction get in between. Around the faulting page a window is filled: it doubles as long as
+//! accesses to a leaf go on where the last window ended, and is one page otherwise. The pages of a
+//! window come from whatever holds them; contiguous ones are installed with one call. Nothing is
+//! freed before its copy is installed.
+
+use vswap_core::SwapEntry;
+use vswap_core::page::{PAGE_SIZE, Page};
+
+use crate::address::{LEAF_PAGES, PageNumber, PageRange};
+use crate::context::{Context, WINDOW_MAX};
+use crate::engine::Engine;
+use crate::link;
+use crate::run_page::Counter;
+use crate::sys::Errno;
+use crate::sys::uffd::Uffd;
+use crate::table::{Leaf, PageState};
+use crate::workingset;
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// The thread goes on.
+    Done,
+    /// Mapping events are pending: they have to be applied first, then it is tried again.
+    Retry,
+    /// The page is registered, but no region is known here: its mapping has to be taken over.
+    Unknown,
+}
+
+impl Engine {
+    /// Serves a fault at `page` through `uffd`, which is the main userfaultfd as the calling thread
+    /// knows it.
+    pub fn serve(&self, context: &mut Context, uffd: &Uffd, page: PageNumber) -> Served {
+        let passage = self.gate.pass();
+        let Some(region) = self.regions(&passage).find(page).copied() else {
+            return Served::Unknown;
+        };
+        let Ok(mut leaf) = self.table.lock_or_make(page) else {
+            // Without a table the page can still be given; it is just never evicted.
+            let _ = uffd.zero(page.address(), PAGE_SIZE);
+            return Served::Done;
+        };
+        let served = match leaf.state(page.offset_in_leaf()) {
+            PageState::Resident { .. } => check_resident(uffd, page),
+            PageState::Staged { tray } => self.unstage(uffd, &mut leaf, page, tray),
+            PageState::Poisoned => poison(uffd, page),
+            PageState::Missing | PageState::Swapped(_) => {
+                let mut window = Window { engine: self, context, uffd, leaf: &mut leaf };
+                window.fill(page, region.range)
+            }
+        };
+        drop(leaf);
+        context.returned.flush();
+        served
+    }
+
+    /// Takes a page back from staging; it proved to be in use.
+    fn unstage(&self, uffd: &Uffd, leaf: &mut Leaf<'_>, page: PageNumber, tray: u8) -> Served {
+        let source = self.staging.address(tray, page.offset_in_leaf()) as *const u8;
+        // SAFETY: the word says staged and the leaf is locked, so the page is in the tray.
+        match unsafe { uffd.copy(page.address(), source, PAGE_SIZE) } {
+            Err((_, Errno::EAGAIN)) => return Served::Retry,
+            Err((_, Errno::EEXIST)) => uffd.wake(page.address(), PAGE_SIZE),
+            Err(_) => {
+                uffd.wake(page.address(), PAGE_SIZE);
+                return Served::Done;
+            }
+            Ok(()) => {}
+        }
+        leaf.set(page.offset_in_leaf(), PageState::Resident { age: 1 });
+        self.budget.add_resident(1);
+        self.count(Counter::StagingHits, 1);
+        Served::Done
+    }
+}
+
+/// A fault on a page that should be there: two threads faulted at once, or the table is wrong. The
+/// kernel knows.
+fn check_resident(uffd: &Uffd, page: PageNumber) -> Served {
+    match uffd.zero(page.address(), PAGE_SIZE) {
+        Err((_, Errno::EAGAIN)) => Served::Retry,
+        // It was there, or has been filled with what the program would find.
+        _ => {
+            uffd.wake(page.address(), PAGE_SIZE);
+            Served::Done
+        }
+    }
+}
+
+fn poison(uffd: &Uffd, page: PageNumber) -> Served {
+    match uffd.poison(page.address(), PAGE_SIZE) {
+        Err(Errno::EAGAIN) => Served::Retry,
+        // Poisoned twice by two threads: the second only has to be woken.
+        _ => {
+            uffd.wake(page.address(), PAGE_SIZE);
+            Served::Done
+        }
+    }
+}
+
+/// A window being filled, under its leaf's lock.
+struct Window<'a, 'l> {
+    engine: &'a Engine,
+    context: &'a mut Context,
+    uffd: &'a Uffd,
+    leaf: &'a mut Leaf<'l>,
+}
+
+impl Window<'_, '_> {
+    fn fill(&mut self, page: PageNumber, region: PageRange) -> Served {
+        let size = self.next_size(page);
+        let leaf_end = PageNumber((page.leaf() + 1) * LEAF_PAGES);
+        let end = PageNumber(page.0 + size).min(region.end).min(leaf_end);
+        let mut run = PageRange { start: page, end: page };
+        let mut next = page;
+        while next < end {
+            match self.prepare(next, next.0 - page.0) {
+                Prepared::Ready => run.end = PageNumber(next.0 + 1),
+                Prepared::Lost if next == page => return self.lose(page),
+                Prepared::Lost | Prepared::There => {
+                    // What lies behind is still part of the window, in a run of its own.
+                    if let Some(served) = self.install(run, page) {
+                        return served;
+                    }
+                    run = PageRange { start: PageNumber(next.0 + 1), end: PageNumber(next.0 + 1) };
+                }
+            }
+            next = PageNumber(next.0 + 1);
+        }
+        let served = self.install(run, page);
+        self.engine.streams.expect(end, size);
+        served.unwrap_or(Served::Done)
+    }
+
+    /// Pages to fill: twice the last window where accesses are in order, one elsewhere, and no
+    /// more than there is room for.
+    fn next_size(&self, page: PageNumber) -> usize {
+        let before = self.engine.streams.take(page);
+        let wanted = before.map_or(1, |window| window * 2).min(WINDOW_MAX);
+        let room = (self.engine.budget.free() / 2).max(0) as usize / PAGE_SIZE;
+        wanted.min(room.max(1))
+    }
+
+    /// Puts the contents of a page into the window's buffer.
+    fn prepare(&mut self, page: PageNumber, index: usize) -> Prepared {
+        match self.leaf.state(page.offset_in_leaf()) {
+            PageState::Missing => {
+                let (_, buffer) = self.context.worker_and_page(index);
+                *buffer = Page([0; PAGE_SIZE]);
+                Prepared::Ready
+            }
+            PageState::Swapped(entry) => {
+                let (worker, buffer) = self.context.worker_and_page(index);
+                match self.engine.space.load(worker, entry, buffer) {
+                    Ok(_) => Prepared::Ready,
+                    Err(_) => Prepared::Lost,
+                }
+            }
+            _ => Prepared::There,
+        }
+    }
+
+    /// Installs a run of prepared pages with as few calls as the kernel allows.
+    fn install(&mut self, run: PageRange, first: PageNumber) -> Option<Served> {
+        let mut from = run.start;
+        let mut pages_at_once = run.pages();
+        while from < run.end {
+            let source = self.context.page_address(from.0 - first.0);
+            let bytes = pages_at_once.min(run.end.0 - from.0) * PAGE_SIZE;
+            // SAFETY: the buffer holds the pages of the window from `from` to the run's end.
+            let copied = unsafe { self.uffd.copy(from.address(), source, bytes) };
+            let (done, error) = match copied {
+                Ok(()) => (bytes, None),
+                Err((done, error)) => (done, Some(error)),
+            };
+            let end = PageNumber(from.0 + done / PAGE_SIZE);
+            self.note_resident(PageRange { start: from, end }, first);
+            from = end;
+            match error {
+                None => {}
+                Some(Errno::EEXIST) => {
+                    // Somebody else filled it, outside our view. What is there is what the
+                    // program has seen.
+                    self.uffd.wake(from.address(), PAGE_SIZE);
+                    self.note_resident(
+                        PageRange { start: from, end: PageNumber(from.0 + 1) },
+                        first,
+                    );
+                    from = PageNumber(from.0 + 1);
+                }
+                Some(Errno::EAGAIN) => return Some(Served::Retry),
+                // A region can be several mappings to the kernel, and a copy has to stay in one.
+                Some(Errno::ENOENT) if pages_at_once > 1 => pages_at_once = 1,
+                Some(_) => {
+                    // The mapping is going away, or the program is. Its thread finds out.
+                    self.uffd.wake(first.address(), PAGE_SIZE);
+                    return Some(Served::Done);
+                }
+            }
+        }
+        None
+    }
+
+    fn note_resident(&mut self, pages: PageRange, first: PageNumber) {
+        let (mut loaded, mut around) = (0, 0);
+        for page in pages.iter() {
+            let offset = page.offset_in_leaf();
+            let mut age = 0;
+            if let PageState::Swapped(entry) = self.leaf.state(offset) {
+                age = self.refault_age(entry, page == first);
+                self.context.returned.add(entry);
+                loaded += 1;
+            }
+            around += u64::from(page != first);
+            self.leaf.set(offset, PageState::Resident { age });
+        }
+        self.engine.budget.add_resident(pages.pages() as i64);
+        self.engine.count(Counter::ReadAhead, around);
+        if loaded > 0 {
+            self.engine.count(Counter::MajorFaults, u64::from(pages.start == first));
+        }
+    }
+
+    /// Read-ahead says nothing about a page's use, so only the faulting page can earn protection.
+    fn refault_age(&self, entry: SwapEntry, faulted: bool) -> u8 {
+        if faulted { workingset::note_refault(self.engine, entry) } else { 0 }
+    }
+
+    /// The page cannot be restored: it alone is poisoned.
+    fn lose(&mut self, page: PageNumber) -> Served {
+        if poison(self.uffd, page) == Served::Retry {
+            return Served::Retry;
+        }
+        if let PageState::Swapped(entry) = self.leaf.state(page.offset_in_leaf()) {
+            self.context.returned.add(entry);
+        }
+        self.leaf.set(page.offset_in_leaf(), PageState::Poisoned);
+        self.engine.count(Counter::Poisoned, 1);
+        link::say_lost_page(self.engine, page.address());
+        Served::Done
+    }
+}
+
+enum Prepared {
+    /// In the buffer.
+    Ready,
+    /// In the program's memory, or on its way out of it.
+    There,
+    /// Its backing failed.
+    Lost,
+}

@@ -1,0 +1,166 @@
+//! fork: the child gets the engine with the rest of the memory, and starts a pager of its own.
+//!
+//! The engine's state lies in the program's memory, so a fork copies it, page for page when
+//! needed: the child's page table, slots and pool are as they were, and swapped-out data is shared
+//! until freed. What has to be made anew is what is not memory: the userfaultfd, its registrations,
+//! and the pager.
+//!
+//! The fork runs under the mapping lock with the gate closed, so that no operation is cut in two.
+//! The child registers its memory before it returns to the program; what runs between is the
+//! engine's, on a stack of the engine's.
+
+use core::mem;
+use core::sync::atomic::Ordering;
+
+use linux_raw_sys::general as k;
+use vswap_core::page::Page;
+
+use crate::address::{PageNumber, PageRange};
+use crate::engine::{Engine, Phase};
+use crate::events::{self, FAULTS};
+use crate::mapping::{self, Call};
+use crate::run_page::Counter;
+use crate::swap_file::SWAP_FILE;
+use crate::sys::{fd::Fd, memory};
+use crate::table::PageState;
+use crate::{hook_stack, link, pager};
+
+/// Makes the program's fork; returns twice, as it does.
+pub fn fork(engine: &Engine, call: Call) -> isize {
+    match engine.phase() {
+        Phase::Active => fork_active(engine, call),
+        Phase::Watching => {
+            let value = call.pass();
+            if value == 0 {
+                start_over(engine);
+            }
+            value
+        }
+        Phase::Idle | Phase::Off => call.pass(),
+    }
+}
+
+fn fork_active(engine: &Engine, call: Call) -> isize {
+    let mut maps = engine.lock_maps();
+    let closed = engine.gate.close();
+    SWAP_FILE.seal();
+    let regions = engine.regions(&closed);
+    let inherited = regions.all().iter().filter(|region| !region.attributes.dont_fork);
+    for region in inherited.clone() {
+        // SAFETY: the advice concerns children only.
+        let _ =
+            unsafe { memory::advise(region.range.address(), region.range.bytes(), k::MADV_DOFORK) };
+    }
+    let value = call.pass();
+    if value == 0 {
+        // The guards were taken by the parent's thread; in the child the locks are made anew.
+        mem::forget(closed);
+        mem::forget(maps);
+        become_child(engine);
+        return value;
+    }
+    inherited.for_each(|region| mapping::dont_fork(region.range));
+    engine.count(Counter::Forks, u64::from(value > 0));
+    drop(closed);
+    let _ = &mut maps;
+    value
+}
+
+/// In the child of a process that only had a watching pager: nothing is registered.
+fn start_over(engine: &Engine) {
+    reset(engine);
+    engine.set_phase(Phase::Idle);
+}
+
+fn reset(engine: &Engine) {
+    engine.reset_locks_after_fork();
+    FAULTS.reset_after_fork();
+    SWAP_FILE.reset_after_fork();
+    hook_stack::reset_after_fork();
+    for inherited in [&engine.program_uffd, &engine.program_swap_file] {
+        drop(Fd::new(inherited.swap(-1, Ordering::Relaxed)));
+    }
+}
+
+fn become_child(engine: &Engine) {
+    reset(engine);
+    forget_what_stayed(engine);
+    if let Err(error) = pager::start(engine) {
+        // Without a pager the child can only have everything in memory.
+        bring_everything_back(engine);
+        engine.set_phase(Phase::Off);
+        pager::say_not_started(engine, error);
+        return;
+    }
+    let maps = engine.lock_maps();
+    for region in engine.regions(&maps).all() {
+        mapping::register(engine, region.range);
+    }
+}
+
+/// Forgets what the program asked not to be inherited: regions, or what is in them.
+fn forget_what_stayed(engine: &Engine) {
+    let mut maps = engine.lock_maps();
+    let closed = engine.gate.close();
+    for region in engine.regions(&closed).all().iter().filter(|r| r.attributes.wipe_on_fork) {
+        events::drop_pages(engine, &closed, region.range);
+    }
+    loop {
+        let regions = engine.regions(&closed).all();
+        let Some(stayed) = regions.iter().find(|r| r.attributes.dont_fork).map(|r| r.range) else {
+            return;
+        };
+        events::drop_pages(engine, &closed, stayed);
+        if engine.regions_mut(&mut maps, &closed).remove(stayed).is_err() {
+            return;
+        }
+    }
+}
+
+/// Copies every page that is not in memory to its place. Nothing is registered in the child yet.
+fn bring_everything_back(engine: &Engine) {
+    let maps = engine.lock_maps();
+    for region in engine.regions(&maps).all() {
+        let writable = u32::from(region.attributes.prot) & k::PROT_WRITE != 0;
+        let (start, len) = (region.range.address(), region.range.bytes());
+        if !writable {
+            // SAFETY: widening the access of the program's own mapping for a moment.
+            let _ = unsafe { memory::protect(start, len, memory::READ_WRITE) };
+        }
+        bring_range_back(engine, region.range);
+        if !writable {
+            // SAFETY: back to what the program has set.
+            let _ = unsafe { memory::protect(start, len, u32::from(region.attributes.prot)) };
+        }
+    }
+}
+
+fn bring_range_back(engine: &Engine, range: PageRange) {
+    let Ok(mut context) = engine.contexts.borrow() else {
+        link::die(engine, "no memory to give a child of fork its pages")
+    };
+    let Some(context) = context.as_mut() else { return };
+    for page in range.iter() {
+        let state = engine.table.lock(page).map(|leaf| leaf.state(page.offset_in_leaf()));
+        let source: *const Page = match state {
+            Some(PageState::Swapped(entry)) => {
+                let (worker, buffer) = context.worker_and_page(0);
+                if engine.space.load(worker, entry, buffer).is_err() {
+                    link::die(engine, "a swapped-out page of a child of fork is lost");
+                }
+                buffer
+            }
+            Some(PageState::Staged { tray }) => {
+                engine.staging.address(tray, page.offset_in_leaf()) as *const Page
+            }
+            _ => continue,
+        };
+        copy_page(source, page);
+    }
+}
+
+fn copy_page(source: *const Page, to: PageNumber) {
+    // SAFETY: the source is a whole page of the engine's, the target a writable page of this
+    // single-threaded child that it has not seen since the fork.
+    unsafe { core::ptr::copy_nonoverlapping(source, to.address() as *mut Page, 1) };
+}

@@ -1,0 +1,54 @@
+//! Pages a program's memory: userfaultfd, page table, reclaim, tracking of mappings, the pager
+//! process.
+//!
+//! Everything here is *fault-side* code, except where a module says otherwise: `no_std`, raw system
+//! calls, memory from its own arena, no thread-local storage, and no wait for anything but the
+//! kernel.
+//!
+//! | layer | modules |
+//! |---|---|
+//! | shared with the coordinator | [`config`], [`run_page`], [`wire`] |
+//! | the kernel | [`sys`] |
+//! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`streams`], [`mailbox`], [`text`] |
+//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`swap_file`] |
+//! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`credentials`], [`link`] |
+//! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`fork`], [`inline`], [`chaos`] |
+#![no_std]
+
+pub mod address;
+pub mod arena;
+pub mod budget;
+pub mod chaos;
+pub mod config;
+pub mod context;
+pub mod counters;
+pub mod credentials;
+pub mod engine;
+pub mod entry_batch;
+pub mod events;
+pub mod exclude;
+pub mod fault;
+pub mod fork;
+pub mod handler;
+pub mod hook_stack;
+pub mod inline;
+pub mod link;
+pub mod lock;
+pub mod mailbox;
+pub mod mapping;
+pub mod pager;
+pub mod pressure;
+pub mod reclaim;
+pub mod reclaimer;
+pub mod regions;
+pub mod run_page;
+pub mod staging;
+pub mod start;
+pub mod streams;
+pub mod swap_file;
+pub mod sys;
+pub mod table;
+pub mod text;
+pub mod watcher;
+pub mod wire;
+pub mod workingset;

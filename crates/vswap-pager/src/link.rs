@@ -1,0 +1,132 @@
+//! The member's side of the link to its coordinator: joining the run, and telling the user.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use crate::engine::Engine;
+use crate::run_page::{MEMBERS_MAX, RUN_PAGE_SIZE, RunPage};
+use crate::sys::fd::{self, Fd};
+use crate::sys::{Errno, memory, socket, task};
+use crate::text::Line;
+use crate::wire;
+
+const SIGKILL: u32 = 9;
+
+/// Joins the run: hands over the userfaultfd, gets the shared memory and the swap file. Without a
+/// coordinator the member has the whole budget to itself.
+///
+/// # Errors
+/// Only if there is no memory for a run page of its own.
+pub fn join(engine: &Engine, uffd: i32) -> Result<Joined, Errno> {
+    let socket = engine.config().and_then(|config| match config.socket.as_str() {
+        "" => None,
+        name => socket::connect(name).ok(),
+    });
+    if let Some(joined) = socket.and_then(|socket| introduce(engine, socket, uffd)) {
+        return Ok(joined);
+    }
+    let page = memory::map_anonymous(RUN_PAGE_SIZE, memory::READ_WRITE)?;
+    share(engine, page.cast().as_ptr(), 0);
+    if let (Some(run), Some(config)) = (engine.run_page(), engine.config()) {
+        run.ram.store(config.ram, Ordering::Relaxed);
+    }
+    Ok(Joined { coordinator: None, swap_file: None })
+}
+
+/// What joining brought.
+#[derive(Debug)]
+pub struct Joined {
+    /// The connection, for the pager.
+    pub coordinator: Option<Fd>,
+    /// The run's swap file.
+    pub swap_file: Option<Fd>,
+}
+
+fn introduce(engine: &Engine, socket: Fd, uffd: i32) -> Option<Joined> {
+    let mut name = [0; 16];
+    if let Ok(comm) = fd::open(c"/proc/self/comm", linux_raw_sys::general::O_RDONLY) {
+        let len = fd::read(comm.raw(), &mut name).unwrap_or(0);
+        name[len.saturating_sub(1)..].fill(0);
+    }
+    let hello = wire::Hello { pid: task::process_id(), name };
+    socket::send(socket.raw(), &hello.to_bytes(), Some(uffd)).ok()?;
+    let mut packet = [0; wire::PACKET_MAX];
+    let (len, [run_page, swap_file]) = socket::receive(socket.raw(), &mut packet).ok()?;
+    let welcome = wire::Welcome::from_bytes(&packet[..len])?;
+    let index = welcome.index as usize;
+    let page = memory::map_shared(run_page?.raw(), RUN_PAGE_SIZE).ok()?;
+    if index >= MEMBERS_MAX {
+        return None;
+    }
+    share(engine, page.cast().as_ptr(), index);
+    Some(Joined { coordinator: Some(socket), swap_file })
+}
+
+fn share(engine: &Engine, page: *const RunPage, index: usize) {
+    // SAFETY: the mapping is as large as a run page, is never unmapped, and any bytes are valid
+    // atomics.
+    let run: &'static RunPage = unsafe { &*page };
+    engine.join_run(run, &run.members[index]);
+}
+
+/// Tells the user one line, through the coordinator: standard error is the program's own.
+pub fn say(engine: &Engine, text: fmt::Arguments<'_>) {
+    send_line(engine, wire::MESSAGE, text);
+}
+
+fn send_line(engine: &Engine, kind: u8, text: fmt::Arguments<'_>) {
+    let line = Line::<{ wire::PACKET_MAX - 1 }>::format(text);
+    let mut packet = [kind; wire::PACKET_MAX];
+    let len = 1 + line.as_bytes().len();
+    packet[1..len].copy_from_slice(line.as_bytes());
+    // A coordinator that is gone cannot tell anybody anything.
+    let _ = socket::send(engine.fds.coordinator.load(Ordering::Relaxed), &packet[..len], None);
+}
+
+/// Says goodbye, so that the end of this connection does not count as the pager's death.
+pub fn say_bye(engine: &Engine) {
+    let _ = socket::send(engine.fds.coordinator.load(Ordering::Relaxed), &[wire::BYE], None);
+}
+
+/// Says that a page is lost.
+pub fn say_lost_page(engine: &Engine, address: usize) {
+    say(
+        engine,
+        format_args!(
+            "the page at {address:#x} of process {} could not be restored; \
+             using it raises SIGBUS",
+            engine.program.load(Ordering::Relaxed)
+        ),
+    );
+}
+
+/// Ends the program because its data does not fit, with one line that says so.
+pub fn end_out_of_memory(engine: &Engine, text: fmt::Arguments<'_>) -> ! {
+    send_line(engine, wire::OUT_OF_MEMORY, text);
+    end_program(engine)
+}
+
+/// Ends the program because going on could give it wrong data.
+pub fn die(engine: &Engine, reason: &str) -> ! {
+    say(
+        engine,
+        format_args!("process {} was ended: {reason}", engine.program.load(Ordering::Relaxed)),
+    );
+    end_program(engine)
+}
+
+/// Ends the program because the engine found itself broken.
+pub fn end_broken(engine: &Engine, what: fmt::Arguments<'_>) -> ! {
+    let program = engine.program.load(Ordering::Relaxed);
+    say(engine, format_args!("process {program} was ended by an error in vswap: {what}"));
+    end_program(engine)
+}
+
+fn end_program(engine: &Engine) -> ! {
+    task::kill(engine.program.load(Ordering::Relaxed), SIGKILL);
+    loop {
+        // The pager goes when it sees that the program is gone; a thread of the program does not
+        // return from the kill.
+        task::sleep_us(10_000);
+    }
+}

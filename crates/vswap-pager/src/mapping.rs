@@ -1,0 +1,494 @@
+//! The program's mapping calls, as hooks see them coming.
+//!
+//! A hook runs on a stack of the engine's, with signals blocked, on a thread of the program. It
+//! brings regions, table and kernel in line in one step under the mapping lock, and unregisters
+//! what goes away first, so that no userfaultfd event makes the program wait for the pager.
+
+use core::sync::atomic::Ordering;
+
+use linux_raw_sys::general as k;
+use vswap_core::page::PAGE_SIZE;
+
+use crate::address::{PageNumber, PageRange};
+use crate::engine::{Engine, MapsGuard, Phase};
+use crate::lock::Closed;
+use crate::mailbox::Request;
+use crate::regions::Attributes;
+use crate::run_page::Counter;
+use crate::sys::{Errno, arch, memory, result};
+use crate::table::PageState;
+use crate::{events, exclude, start};
+
+/// Step in which memory is populated on behalf of MAP_POPULATE, in bytes.
+const POPULATE_STEP: usize = 1 << 20;
+
+/// A system call as the program made it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Its number.
+    pub number: usize,
+    /// Its arguments.
+    pub args: [usize; 6],
+}
+
+impl Call {
+    /// Makes the call as it is.
+    pub fn pass(&self) -> isize {
+        // SAFETY: it is the program's own call, with its own arguments.
+        unsafe { arch::syscall(self.number, self.args) }
+    }
+}
+
+/// Whether a call is one that [`on_call`] knows.
+pub fn is_mapping_call(call: &Call) -> bool {
+    matches!(
+        call.number as u32,
+        k::__NR_mmap
+            | k::__NR_munmap
+            | k::__NR_mremap
+            | k::__NR_mprotect
+            | k::__NR_pkey_mprotect
+            | k::__NR_madvise
+            | k::__NR_brk
+            | k::__NR_mlock
+            | k::__NR_mlock2
+            | k::__NR_munlock
+            | k::__NR_mlockall
+            | k::__NR_munlockall
+            | k::__NR_sigaltstack
+    )
+}
+
+/// Handles a mapping call; gives what the program sees as its result.
+pub fn on_call(engine: &Engine, call: Call) -> isize {
+    engine.count(Counter::MapCalls, 1);
+    let result = match call.number as u32 {
+        k::__NR_mmap => on_mmap(engine, call),
+        k::__NR_munmap => on_munmap(engine, call),
+        k::__NR_mremap => on_mremap(engine, call),
+        k::__NR_mprotect | k::__NR_pkey_mprotect => on_mprotect(engine, call),
+        k::__NR_madvise => on_madvise(engine, call),
+        k::__NR_brk => on_brk(engine, call),
+        k::__NR_mlock | k::__NR_mlock2 | k::__NR_munlock => on_mlock(engine, call),
+        k::__NR_mlockall | k::__NR_munlockall => on_mlockall(engine, call),
+        k::__NR_sigaltstack => on_sigaltstack(engine, call),
+        _ => call.pass(),
+    };
+    if engine.phase() == Phase::Active {
+        crate::chaos::after_mapping_call(engine);
+    }
+    result
+}
+
+/// What a new private anonymous mapping is to the engine.
+fn is_pageable(flags: u32) -> bool {
+    const NEVER: u32 = k::MAP_STACK | k::MAP_GROWSDOWN | k::MAP_HUGETLB | k::MAP_LOCKED;
+    flags & k::MAP_ANONYMOUS != 0 && flags & k::MAP_TYPE == k::MAP_PRIVATE && flags & NEVER == 0
+}
+
+fn on_mmap(engine: &Engine, mut call: Call) -> isize {
+    let [address, len, prot, flags, ..] = call.args;
+    let (prot, flags) = (prot as u32, flags as u32);
+    let pageable = is_pageable(flags);
+    if pageable {
+        start::note_growth(engine, len);
+    }
+    let populate = pageable && flags & k::MAP_POPULATE != 0 && engine.phase() == Phase::Active;
+    if populate {
+        call.args[3] &= !(k::MAP_POPULATE as usize);
+    }
+    let mut maps = engine.lock_maps();
+    if engine.phase() == Phase::Active && flags & k::MAP_FIXED != 0 {
+        detach(engine, &mut maps, PageRange::touching(address, len));
+    }
+    let value = call.pass();
+    let Ok(start) = result(value) else { return value };
+    let range = PageRange::touching(start, len);
+    // What was excluded before was unmapped since.
+    engine.note_exclusion(&mut maps, range, flags & k::MAP_STACK != 0);
+    if engine.phase() == Phase::Active {
+        let mut maps = settle_stale(engine, maps, range);
+        if pageable {
+            attach(
+                engine,
+                &mut maps,
+                range,
+                Attributes { prot: prot as u8, ..Attributes::default() },
+            );
+        }
+    }
+    if populate {
+        populate_in_steps(range);
+    }
+    value
+}
+
+/// A new mapping where regions are still known: their unmapping was not hooked and its event has
+/// not been read. The pager reads it soon.
+fn settle_stale<'a>(
+    engine: &'a Engine,
+    mut maps: MapsGuard<'a>,
+    range: PageRange,
+) -> MapsGuard<'a> {
+    const TRIES: usize = 10_000;
+    for _ in 0..TRIES {
+        if engine.regions(&maps).within(range).next().is_none() {
+            return maps;
+        }
+        drop(maps);
+        crate::sys::task::yield_now();
+        maps = engine.lock_maps();
+    }
+    // No event will come: the range was replaced while it was not registered.
+    forget(engine, &mut maps, range);
+    maps
+}
+
+fn populate_in_steps(range: PageRange) {
+    let mut address = range.address();
+    let end = range.end.address();
+    while address < end {
+        let step = POPULATE_STEP.min(end - address);
+        // SAFETY: populating does not change contents. MAP_POPULATE reports no errors either.
+        let _ = unsafe { memory::advise(address, step, k::MADV_POPULATE_WRITE) };
+        address += step;
+    }
+}
+
+fn on_munmap(engine: &Engine, call: Call) -> isize {
+    let [address, len, ..] = call.args;
+    if address % PAGE_SIZE != 0 || len == 0 {
+        return call.pass();
+    }
+    let range = PageRange::touching(address, len);
+    let mut maps = engine.lock_maps();
+    engine.note_exclusion(&mut maps, range, false);
+    engine
+        .mapped
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mapped| {
+            Some(mapped.saturating_sub(len as u64))
+        })
+        .ok();
+    if engine.phase() == Phase::Active {
+        detach(engine, &mut maps, range);
+    }
+    // Detached, the range is plain memory; nobody can map there before it is unmapped, so the
+    // long part needs no lock.
+    drop(maps);
+    call.pass()
+}
+
+fn on_mremap(engine: &Engine, call: Call) -> isize {
+    let [old, old_len, new_len, flags, target, _] = call.args;
+    let flags = flags as u32;
+    if new_len > old_len {
+        start::note_growth(engine, new_len - old_len);
+    }
+    if engine.phase() != Phase::Active || old % PAGE_SIZE != 0 || old_len == 0 {
+        return call.pass();
+    }
+    let old = PageRange::touching(old, old_len);
+    let mut maps = engine.lock_maps();
+    let Some(region) = engine.regions(&maps).find(old.start).copied() else {
+        if flags & k::MREMAP_FIXED != 0 {
+            detach(engine, &mut maps, PageRange::touching(target, new_len));
+        }
+        return call.pass();
+    };
+    if flags & k::MREMAP_FIXED != 0 {
+        if PageRange::touching(target, new_len).intersection(old).is_empty() {
+            detach(engine, &mut maps, PageRange::touching(target, new_len));
+        }
+    } else if new_len <= old_len {
+        let kept = PageRange::touching(old.address(), new_len);
+        detach(engine, &mut maps, PageRange { start: kept.end, end: old.end });
+        return call.pass();
+    }
+    let closed = engine.gate.close();
+    unregister(engine, old);
+    let value = call.pass();
+    let Ok(new) = result(value) else {
+        register(engine, old);
+        return value;
+    };
+    let new = PageRange::touching(new, new_len);
+    let moved =
+        PageRange { start: old.start, end: PageNumber(old.start.0 + old.pages().min(new.pages())) };
+    register(engine, new);
+    if new.start != old.start {
+        events::move_pages(engine, &closed, moved, new.start, false);
+        events::drop_pages(engine, &closed, old);
+        // Too many regions: the rest stays known, at the price of a wake-up.
+        let _ = engine.regions_mut(&mut maps, &closed).remove(old);
+        if flags & k::MREMAP_DONTUNMAP != 0 {
+            register(engine, old);
+            let _ = engine.regions_mut(&mut maps, &closed).insert(old, region.attributes);
+        }
+    }
+    insert_region(engine, &mut maps, &closed, new, region.attributes);
+    value
+}
+
+fn on_mprotect(engine: &Engine, call: Call) -> isize {
+    let [address, len, prot, ..] = call.args;
+    if engine.phase() != Phase::Active {
+        return call.pass();
+    }
+    let mut maps = engine.lock_maps();
+    let value = call.pass();
+    if value == 0 {
+        let closed = engine.gate.close();
+        let prot = prot as u8 & (k::PROT_READ | k::PROT_WRITE | k::PROT_EXEC) as u8;
+        // Too many regions: a move between unequal protections fails, and the page stays.
+        let _ = engine
+            .regions_mut(&mut maps, &closed)
+            .change(PageRange::touching(address, len), |attributes| attributes.prot = prot);
+    }
+    value
+}
+
+fn on_madvise(engine: &Engine, mut call: Call) -> isize {
+    let [address, len, advice, ..] = call.args;
+    if advice as u32 == k::MADV_PAGEOUT && engine.phase() != Phase::Off {
+        start::start_now(engine);
+    }
+    if engine.phase() != Phase::Active || address % PAGE_SIZE != 0 || len == 0 {
+        return call.pass();
+    }
+    let range = PageRange::touching(address, len);
+    let mut maps = engine.lock_maps();
+    if engine.regions(&maps).within(range).next().is_none() {
+        drop(maps);
+        return call.pass();
+    }
+    match advice as u32 {
+        // The kernel refuses these for locked memory; nothing may be dropped then.
+        k::MADV_DONTNEED | k::MADV_FREE
+            if engine.regions(&maps).within(range).any(|part| part.attributes.locked) =>
+        {
+            drop(maps);
+            call.pass()
+        }
+        // Lazily freed pages could vanish from staging, so they go at once.
+        k::MADV_DONTNEED | k::MADV_FREE => {
+            call.args[2] = k::MADV_DONTNEED as usize;
+            let closed = engine.gate.close();
+            events::drop_pages(engine, &closed, range);
+            with_parts_unregistered(engine, &maps, range, || call.pass())
+        }
+        k::MADV_DONTFORK | k::MADV_DOFORK => {
+            let closed = engine.gate.close();
+            let dont_fork = advice as u32 == k::MADV_DONTFORK;
+            // Registered ranges carry MADV_DONTFORK anyway; a covered fork looks at this.
+            let _ = engine
+                .regions_mut(&mut maps, &closed)
+                .change(range, |attributes| attributes.dont_fork = dont_fork);
+            0
+        }
+        k::MADV_WIPEONFORK | k::MADV_KEEPONFORK => {
+            let value = call.pass();
+            if value == 0 {
+                let closed = engine.gate.close();
+                let wipe = advice as u32 == k::MADV_WIPEONFORK;
+                let _ = engine
+                    .regions_mut(&mut maps, &closed)
+                    .change(range, |attributes| attributes.wipe_on_fork = wipe);
+            }
+            value
+        }
+        k::MADV_PAGEOUT => {
+            drop(maps);
+            engine.mailbox.ask(Request::PageOut, range);
+            0
+        }
+        k::MADV_WILLNEED => {
+            drop(maps);
+            engine.mailbox.ask(Request::Prefetch, range);
+            0
+        }
+        k::MADV_COLD => {
+            crate::reclaim::make_old(engine, range);
+            0
+        }
+        k::MADV_POPULATE_READ | k::MADV_POPULATE_WRITE => {
+            drop(maps);
+            call.pass()
+        }
+        _ => call.pass(),
+    }
+}
+
+/// Runs `call` while the regions' parts in `range` are not registered, so that it causes no event.
+fn with_parts_unregistered(
+    engine: &Engine,
+    maps: &MapsGuard<'_>,
+    range: PageRange,
+    call: impl FnOnce() -> isize,
+) -> isize {
+    engine.regions(maps).within(range).for_each(|part| unregister(engine, part.range));
+    let value = call();
+    engine.regions(maps).within(range).for_each(|part| register(engine, part.range));
+    value
+}
+
+fn on_brk(engine: &Engine, call: Call) -> isize {
+    let wanted = PageRange::touching(call.args[0], 0).start;
+    let mut maps = engine.lock_maps();
+    if maps.heap_end == 0 {
+        maps.heap_end = program_break(0).next_multiple_of(PAGE_SIZE);
+    }
+    let old_end = PageNumber::containing(maps.heap_end);
+    if call.args[0] == 0 {
+        return call.pass();
+    }
+    let wanted = PageNumber(wanted.0 + usize::from(!call.args[0].is_multiple_of(PAGE_SIZE)));
+    if wanted > old_end {
+        drop(maps);
+        start::note_growth(engine, (wanted.0 - old_end.0) * PAGE_SIZE);
+        maps = engine.lock_maps();
+    }
+    let active = engine.phase() == Phase::Active;
+    if active && wanted < old_end && program_break(0) > call.args[0] {
+        detach(engine, &mut maps, PageRange { start: wanted, end: old_end });
+    }
+    let value = call.pass();
+    let end = PageNumber::containing((value as usize).next_multiple_of(PAGE_SIZE));
+    maps.heap_end = end.address();
+    if active && end > old_end {
+        let prot = memory::READ_WRITE as u8;
+        let attributes = Attributes { prot, ..Attributes::default() };
+        attach(engine, &mut maps, PageRange { start: old_end, end }, attributes);
+    }
+    value
+}
+
+fn program_break(address: usize) -> usize {
+    // SAFETY: asking for break 0 changes nothing.
+    unsafe { crate::syscall!(k::__NR_brk, address) as usize }
+}
+
+fn on_mlock(engine: &Engine, call: Call) -> isize {
+    let [address, len, ..] = call.args;
+    // The kernel brings the pages in through ordinary faults, so no lock may be held.
+    let value = call.pass();
+    if engine.phase() == Phase::Active && value == 0 {
+        let locked = call.number as u32 != k::__NR_munlock;
+        let mut maps = engine.lock_maps();
+        let closed = engine.gate.close();
+        let _ = engine
+            .regions_mut(&mut maps, &closed)
+            .change(PageRange::touching(address, len), |attributes| attributes.locked = locked);
+    }
+    value
+}
+
+fn on_mlockall(engine: &Engine, call: Call) -> isize {
+    let value = call.pass();
+    if engine.phase() == Phase::Active && value == 0 {
+        let locked = call.number as u32 == k::__NR_mlockall;
+        let mut maps = engine.lock_maps();
+        let closed = engine.gate.close();
+        let all = PageRange { start: PageNumber(0), end: PageNumber(usize::MAX / PAGE_SIZE) };
+        let _ = engine
+            .regions_mut(&mut maps, &closed)
+            .change(all, |attributes| attributes.locked = locked);
+    }
+    value
+}
+
+/// The kernel writes signal frames to an alternate stack where a fault may not be served.
+fn on_sigaltstack(engine: &Engine, call: Call) -> isize {
+    let value = call.pass();
+    let stack = call.args[0] as *const k::stack_t;
+    if value == 0 && !stack.is_null() {
+        // SAFETY: the kernel has just read the same structure.
+        let stack = unsafe { &*stack };
+        exclude::exclude(engine, PageRange::touching(stack.ss_sp as usize, stack.ss_size as usize));
+    }
+    value
+}
+
+/// Takes a range into the set of paged mappings.
+pub fn attach(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange, attributes: Attributes) {
+    register(engine, range);
+    let closed = engine.gate.close();
+    insert_region(engine, maps, &closed, range, attributes);
+}
+
+fn insert_region(
+    engine: &Engine,
+    maps: &mut MapsGuard<'_>,
+    closed: &Closed<'_>,
+    range: PageRange,
+    attributes: Attributes,
+) {
+    if engine.regions_mut(maps, closed).insert(range, attributes).is_err() {
+        // Not managed, then.
+        unregister(engine, range);
+    }
+}
+
+/// Forgets a range and its pages, and stops being told of its faults: it is about to go away.
+pub fn detach(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) {
+    if engine.regions(maps).within(range).next().is_none() {
+        return;
+    }
+    engine.regions(maps).within(range).for_each(|part| unregister(engine, part.range));
+    forget(engine, maps, range);
+}
+
+fn forget(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) {
+    let closed = engine.gate.close();
+    events::drop_pages(engine, &closed, range);
+    let _ = engine.regions_mut(maps, &closed).remove(range);
+}
+
+/// Registers a range through the program's own descriptor, or through the pager if the program has
+/// closed it.
+pub fn register(engine: &Engine, range: PageRange) {
+    let done = engine.with_program_uffd(|uffd| uffd.register(range.address(), range.bytes()));
+    if done.is_err() && program_lost_uffd(engine) {
+        engine.registrar.ask(Request::Register, range);
+    }
+    dont_fork(range);
+}
+
+/// The counterpart of [`register`].
+pub fn unregister(engine: &Engine, range: PageRange) {
+    let done = engine.with_program_uffd(|uffd| uffd.unregister(range.address(), range.bytes()));
+    if done.is_err() && program_lost_uffd(engine) {
+        engine.registrar.ask(Request::Unregister, range);
+    }
+}
+
+/// Whether the program has closed its userfaultfd, or something else has taken the number.
+fn program_lost_uffd(engine: &Engine) -> bool {
+    // An empty range is refused as such by a userfaultfd, and in another way by anything else.
+    engine.with_program_uffd(|uffd| uffd.unregister(0, 0)) != Err(Errno::EINVAL)
+}
+
+/// A fork that the engine does not cover must not hand out memory whose swapped-out pages read as
+/// zeros: without the mapping the child gets SIGSEGV.
+pub fn dont_fork(range: PageRange) {
+    // SAFETY: the advice concerns children only.
+    let _ = unsafe { memory::advise(range.address(), range.bytes(), k::MADV_DONTFORK) };
+}
+
+/// Makes every page of a registered range resident; `false` if some could not be brought back yet,
+/// because mapping events are pending that the pager applies when the mapping lock is free. The
+/// caller holds that lock, so nothing is evicted meanwhile.
+pub fn bring_back(engine: &Engine, range: PageRange) -> bool {
+    let Ok(mut context) = engine.contexts.borrow() else { return false };
+    let Some(context) = context.as_mut() else { return false };
+    for page in range.iter().filter(|page| is_out(engine, *page)) {
+        engine.with_program_uffd(|uffd| engine.serve(context, uffd, page));
+    }
+    !range.iter().any(|page| is_out(engine, page))
+}
+
+fn is_out(engine: &Engine, page: PageNumber) -> bool {
+    engine.table.lock(page).is_some_and(|leaf| {
+        let state = leaf.state(page.offset_in_leaf());
+        matches!(state, PageState::Swapped(_) | PageState::Staged { .. })
+    })
+}

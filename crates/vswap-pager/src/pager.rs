@@ -1,0 +1,286 @@
+//! The pager: a process of its own that shares the program's memory, and nothing else of it.
+//!
+//! It is no thread of the program (those deadlock `strace -f`, fail `unshare`, keep old credentials
+//! and hide ends of file; design, section 3): own descriptor table, own session, all signals
+//! blocked, no exit signal, and not even its child. Its threads are
+//!
+//! - the *watcher*, its first: sees the end of the program, follows its credentials, measures and
+//!   publishes;
+//! - *handlers*, which serve faults;
+//! - the *reclaimer*, which keeps memory free ahead of need;
+//! - the *registrar*, which registers memory for a program that has closed its userfaultfd.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use linux_raw_sys::general as k;
+use vswap_core::page::PAGE_SIZE;
+use vswap_core::platform::Platform;
+
+use crate::arena::Arena;
+use crate::engine::Engine;
+use crate::swap_file::SWAP_FILE;
+use crate::sys::fd::{self, Fd};
+use crate::sys::uffd::{self, Uffd};
+use crate::sys::{Errno, arch, result, task};
+use crate::{counters, handler, hook_stack, inline, link, reclaimer, watcher};
+
+const STACK_BYTES: usize = 128 << 10;
+
+/// Shares memory and nothing else, sends no signal when it ends, and is not traced along.
+const PROCESS_FLAGS: usize = (k::CLONE_VM | k::CLONE_UNTRACED | k::CLONE_SETTLS) as usize;
+
+/// Handlers and everybody else.
+const THREADS_MAX: usize = 8;
+
+/// A program's own descriptors are low; ours start here where its limit allows.
+const KEPT_FD_MIN: i32 = 1000;
+
+/// Why there is no pager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No userfaultfd that serves faults inside system calls.
+    #[error(
+        "userfaultfd is not permitted here ({0}); allow /dev/userfaultfd or set \
+         vm.unprivileged_userfaultfd=1 (see `vswap doctor`)"
+    )]
+    Userfaultfd(Errno),
+    /// The kernel cannot move pages.
+    #[error("this kernel has no UFFDIO_MOVE (Linux 6.8)")]
+    Move,
+    /// A file of /proc is missing.
+    #[error("/proc is not usable ({0})")]
+    Proc(Errno),
+    /// No address space.
+    #[error("no address space for the engine ({0})")]
+    Memory(Errno),
+    /// No process: RLIMIT_NPROC or a pids cgroup.
+    #[error("no process for the pager ({0}); raise the process limit")]
+    Process(Errno),
+}
+
+/// Set by the pager when it is ready; waited for by who started it.
+static READY: AtomicU32 = AtomicU32::new(0);
+
+/// Says why memory is not paged.
+pub fn say_not_started(engine: &Engine, error: StartError) {
+    // There is no pager to hold a connection, so one is made for the line.
+    if let Ok(joined) = link::join(engine, -1) {
+        if let Some(coordinator) = &joined.coordinator {
+            engine.fds.coordinator.store(coordinator.raw(), Ordering::Relaxed);
+            let pid = task::process_id();
+            link::say(engine, format_args!("process {pid} runs unmanaged: {error}"));
+            link::say_bye(engine);
+        }
+        engine.fds.coordinator.store(-1, Ordering::Relaxed);
+    }
+}
+
+/// Descriptors on their way from the program, which opens them, to the pager.
+struct Opened {
+    uffd: Uffd,
+    staging: Uffd,
+    pagemap: Fd,
+    statm: Fd,
+    program: Fd,
+    joined: link::Joined,
+}
+
+/// Makes the pager. Called on a thread of the program, with signals blocked.
+///
+/// # Errors
+/// [`StartError`]; the program goes on without the engine.
+pub fn start(engine: &Engine) -> Result<(), StartError> {
+    engine.program.store(task::process_id(), Ordering::Relaxed);
+    let refused = take_sigbus(engine);
+    let opened = open_all(engine)?;
+    engine.staging.open(&opened.staging).map_err(StartError::Memory)?;
+    publish(engine, &opened);
+    if opened.joined.swap_file.is_some() && SWAP_FILE.begin() {
+        // A space without room for one more backing goes on without it.
+        let _ = engine.space.add_backing(&SWAP_FILE);
+    }
+    let limit = engine.run_page().map_or(0, |run| run.ram.load(Ordering::Relaxed));
+    engine.budget.set_allowance(limit);
+    counters::start(engine);
+    READY.store(0, Ordering::Release);
+    engine.pager.store(0, Ordering::Release);
+    let parent = start_task(PROCESS_FLAGS, parent_main, 0).map_err(StartError::Process)?;
+    task::reap(parent);
+    let pager = engine.pager.load(Ordering::Acquire);
+    if pager == 0 {
+        return Err(StartError::Process(Errno::EAGAIN));
+    }
+    if let Err(refused) = refused {
+        let pid = task::process_id();
+        link::say(
+            engine,
+            format_args!("no inline faults in process {pid}: {refused}; its faults are handed off"),
+        );
+    }
+    let program_uffd = keep(opened.uffd.raw()).map_err(StartError::Userfaultfd)?;
+    engine.program_uffd.store(program_uffd, Ordering::Release);
+    if let Some(swap_file) = &opened.joined.swap_file {
+        let kept = keep(swap_file.raw()).map_err(StartError::Proc)?;
+        engine.program_swap_file.store(kept, Ordering::Release);
+    }
+    while READY.load(Ordering::Acquire) == 0 {
+        task::futex_wait(&READY, 0, 100);
+        if task::pidfd(pager).is_err() {
+            return Err(StartError::Process(Errno::ESRCH));
+        }
+    }
+    Ok(())
+}
+
+/// Takes over SIGBUS if the run asks for inline faults; without it, faults are handed off.
+fn take_sigbus(engine: &Engine) -> Result<(), inline::Refused> {
+    if !engine.inline.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let taken = inline::install(hook_stack::caller_signal_mask().unwrap_or(0));
+    engine.inline.store(taken.is_ok(), Ordering::Relaxed);
+    taken
+}
+
+fn open_all(engine: &Engine) -> Result<Opened, StartError> {
+    let inline = engine.inline.load(Ordering::Relaxed);
+    let wanted = uffd::FEATURES_EVENTS
+        | uffd::FEATURE_THREAD_ID
+        | uffd::FEATURE_MOVE
+        | uffd::FEATURE_POISON
+        | if inline { uffd::FEATURE_SIGBUS } else { 0 };
+    let opened = Uffd::open(wanted).map_err(|error| match error {
+        Errno::EINVAL => StartError::Move,
+        error => StartError::Userfaultfd(error),
+    })?;
+    let joined = link::join(engine, opened.raw()).map_err(StartError::Memory)?;
+    Ok(Opened {
+        staging: Uffd::open(uffd::FEATURE_MOVE).map_err(StartError::Userfaultfd)?,
+        pagemap: fd::open(c"/proc/self/pagemap", k::O_RDONLY).map_err(StartError::Proc)?,
+        statm: fd::open(c"/proc/self/statm", k::O_RDONLY).map_err(StartError::Proc)?,
+        program: task::pidfd(task::process_id()).map_err(StartError::Process)?,
+        uffd: opened,
+        joined,
+    })
+}
+
+fn publish(engine: &Engine, opened: &Opened) {
+    let number = |fd: &Option<Fd>| fd.as_ref().map_or(-1, Fd::raw);
+    let fds = &engine.fds;
+    fds.uffd.store(opened.uffd.raw(), Ordering::Relaxed);
+    fds.staging_uffd.store(opened.staging.raw(), Ordering::Relaxed);
+    fds.pagemap.store(opened.pagemap.raw(), Ordering::Relaxed);
+    fds.statm.store(opened.statm.raw(), Ordering::Relaxed);
+    fds.program.store(opened.program.raw(), Ordering::Relaxed);
+    fds.coordinator.store(number(&opened.joined.coordinator), Ordering::Relaxed);
+    fds.swap_file.store(number(&opened.joined.swap_file), Ordering::Relaxed);
+}
+
+/// A duplicate that the program keeps, out of the way of its own descriptors. As long as that of
+/// the userfaultfd is open, evicted pages do not turn to zeros when the pager dies.
+fn keep(fd: i32) -> Result<i32, Errno> {
+    let high = fd::duplicate(fd, KEPT_FD_MIN);
+    high.or_else(|_| fd::duplicate(fd, 0)).map(Fd::into_raw)
+}
+
+/// The pager's parent, for a moment: when it has ended the pager is no child of the program, and
+/// no `wait` of the program ever finds it.
+extern "C" fn parent_main(_argument: usize) -> ! {
+    if let Ok(pager) = start_task(PROCESS_FLAGS, watcher::main, 0) {
+        crate::engine::engine().pager.store(pager, Ordering::Release);
+    }
+    task::exit_process(0)
+}
+
+/// Starts a task on a stack of its own with a TLS block of its own, which nothing but a stray
+/// stack protector would read.
+fn start_task(
+    flags: usize,
+    entry: extern "C" fn(usize) -> !,
+    argument: usize,
+) -> Result<u32, Errno> {
+    let stack = Arena.reserve(STACK_BYTES + PAGE_SIZE, PAGE_SIZE).ok_or(Errno::ENOMEM)?;
+    let stack_top = stack.as_ptr().wrapping_add(STACK_BYTES);
+    let tls = stack_top.wrapping_add(PAGE_SIZE / 2);
+    // SAFETY: the stack is fresh, 16-byte aligned and the task's alone, the TLS block lies behind
+    // it, and the entries never return.
+    let id = result(unsafe { arch::clone_task(flags, stack_top, tls, entry, argument) });
+    if id.is_err() {
+        // SAFETY: no task runs on it.
+        unsafe { Arena.unreserve(stack, STACK_BYTES + PAGE_SIZE) };
+    }
+    id.map(|id| id as u32)
+}
+
+/// Makes the calling task, just started, a pager: nothing of the program but its memory is left.
+///
+/// # Errors
+/// As clone(2).
+pub fn become_pager(engine: &Engine) -> Result<(), Errno> {
+    close_all_but_own(engine);
+    // SAFETY: no memory is passed. A session of its own: signals for the program's process group
+    // are not for the pager.
+    unsafe { crate::syscall!(k::__NR_setsid) };
+    task::set_name(c"vswap-pager");
+    let flags = (k::CLONE_VM
+        | k::CLONE_FS
+        | k::CLONE_FILES
+        | k::CLONE_SIGHAND
+        | k::CLONE_THREAD
+        | k::CLONE_SYSVSEM
+        | k::CLONE_UNTRACED
+        | k::CLONE_SETTLS) as usize;
+    start_task(flags, registrar_main, 0)?;
+    start_task(flags, reclaimer::main, 0)?;
+    for index in 0..handler::count().min(THREADS_MAX) {
+        start_task(flags, handler::main, index)?;
+    }
+    READY.store(1, Ordering::Release);
+    task::futex_wake(&READY, 1);
+    Ok(())
+}
+
+/// Whoever waits for an end of file must not wait for the pager.
+fn close_all_but_own(engine: &Engine) {
+    let fds = &engine.fds;
+    let mut own = [
+        &fds.uffd,
+        &fds.staging_uffd,
+        &fds.pagemap,
+        &fds.statm,
+        &fds.program,
+        &fds.coordinator,
+        &fds.swap_file,
+    ]
+    .map(|fd| fd.load(Ordering::Relaxed));
+    own.sort_unstable();
+    let mut first = 0;
+    for fd in own.into_iter().filter(|fd| *fd >= 0).map(|fd| fd as u32) {
+        if fd > first {
+            fd::close_range(first, fd - 1);
+        }
+        first = fd + 1;
+    }
+    fd::close_range(first, u32::MAX);
+}
+
+extern "C" fn registrar_main(_argument: usize) -> ! {
+    use crate::mailbox::Request;
+    let engine = crate::engine::engine();
+    loop {
+        let bell = engine.registrar.bell();
+        match engine.registrar.waiting() {
+            Some((request, range)) => {
+                let (start, len) = (range.address(), range.bytes());
+                // What cannot be registered stays unmanaged.
+                let _ = engine.with_uffd(|uffd| match request {
+                    Request::Register => uffd.register(start, len),
+                    _ => uffd.unregister(start, len),
+                });
+                engine.registrar.done();
+            }
+            None => engine.registrar.sleep(bell, -1),
+        }
+    }
+}

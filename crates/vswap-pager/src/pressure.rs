@@ -1,0 +1,153 @@
+//! What happens when reclaim does not get on: harder measures, a pause, and at last the end of the
+//! program, alone and with a line that says why.
+
+use core::sync::atomic::Ordering;
+
+use vswap_core::{CodecKind, Cursor};
+
+use crate::context::Context;
+use crate::engine::Engine;
+use crate::link;
+use crate::reclaim::Progress;
+use crate::sys::task;
+
+/// The longest that one allocation is held up before the program is ended.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// Steps without gain after which harder measures are taken.
+const PATIENT_STEPS: u32 = 64;
+
+/// Bytes that one round of compaction may move.
+const COMPACTED_AT_ONCE: usize = 1 << 20;
+
+/// Entries that one round of recompression looks at.
+const RECOMPRESSED_AT_ONCE: usize = 4096;
+
+/// The codec of last resort: about twice the ratio of lz4, for data that would not fit otherwise.
+const STRONG: CodecKind = CodecKind::Zstd(3);
+
+/// One struggle for memory.
+#[derive(Debug)]
+pub struct Pressure {
+    idle_steps: u32,
+    best_free: i64,
+    stuck_since: Option<u64>,
+    /// Where recompression goes on; `None` when it has been everywhere.
+    recompress_from: Option<Cursor>,
+}
+
+impl Pressure {
+    /// The beginning of one.
+    pub const fn new() -> Self {
+        Self {
+            idle_steps: 0,
+            best_free: i64::MIN,
+            stuck_since: None,
+            recompress_from: Some(Cursor::START),
+        }
+    }
+
+    /// One step of reclaim ahead of need. Gives `false` when it does not get on: then whoever needs
+    /// memory at once struggles on.
+    pub fn step_ahead(&mut self, engine: &Engine, context: &mut Context) -> bool {
+        let hurry = engine.budget.free() < engine.budget.margin();
+        let progress = engine.reclaim_step(context, hurry);
+        self.gained(engine);
+        progress == Progress::Some && self.idle_steps < PATIENT_STEPS
+    }
+
+    /// One step of reclaim for somebody who waits, up to ending the program. Gives `false` when
+    /// there is nothing to gain and others hold the memory: then who waits goes on, over its
+    /// share, and the others give way.
+    pub fn step(&mut self, engine: &Engine, context: &mut Context) -> bool {
+        let progress = engine.reclaim_step(context, true);
+        if self.gained(engine) {
+            self.stuck_since = None;
+            return true;
+        }
+        if progress == Progress::Some && self.idle_steps < PATIENT_STEPS {
+            return true;
+        }
+        if self.squeeze(engine, context) {
+            return true;
+        }
+        let now = task::now_ns();
+        let since = *self.stuck_since.get_or_insert(now);
+        if engine.is_one_of_many() {
+            return false;
+        }
+        if now - since > PATIENCE_NS {
+            end(engine);
+        }
+        task::sleep_us(1000);
+        true
+    }
+
+    /// Whether more is free than ever before in this struggle, or enough: what others have taken
+    /// since does not count against it.
+    fn gained(&mut self, engine: &Engine) -> bool {
+        let free = engine.budget.free();
+        if free >= engine.budget.min_watermark() {
+            self.best_free = i64::MIN;
+            self.idle_steps = 0;
+            return true;
+        }
+        let gained = free > self.best_free;
+        self.best_free = self.best_free.max(free);
+        self.idle_steps = if gained { 0 } else { self.idle_steps + 1 };
+        gained
+    }
+
+    /// Makes the pool smaller: compaction, then the strong codec over everything once.
+    fn squeeze(&mut self, engine: &Engine, context: &mut Context) -> bool {
+        let passage = engine.gate.pass();
+        let compacted = engine.space.compact(&mut context.worker, COMPACTED_AT_ONCE);
+        drop(passage);
+        engine.update_engine_bytes();
+        if compacted > 0 {
+            return true;
+        }
+        let Some(from) = self.recompress_from.take() else { return false };
+        let passage = engine.gate.pass();
+        let done = engine.space.recompress(&mut context.worker, from, RECOMPRESSED_AT_ONCE, STRONG);
+        drop(passage);
+        engine.update_engine_bytes();
+        self.recompress_from = done.ok().and_then(|done| done.next);
+        true
+    }
+}
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Nothing more fits.
+fn end(engine: &Engine) -> ! {
+    const MIB: u64 = 1 << 20;
+    let usage = engine.space.usage();
+    let member_swap = engine.run_page().map_or(0, |run| run.swap_limit.load(Ordering::Relaxed));
+    let resident = engine.budget.resident_pages() * vswap_core::page::PAGE_SIZE as u64;
+    let allowance = engine.budget.allowance();
+    let pool = usage.pool_memory as u64;
+    let option = if member_swap == 0 {
+        "raise --ram or add --swap PATH"
+    } else {
+        "raise --ram or the size of --swap"
+    };
+    link::end_out_of_memory(
+        engine,
+        format_args!(
+            "process {} was ended: its data does not fit: {} MiB resident, {} MiB compressed in \
+             {} MiB, {} MiB unmanaged, of {} MiB, and the swap file ({} MiB) is full; {option}",
+            engine.program.load(Ordering::Relaxed),
+            resident / MIB,
+            usage.payload as u64 / MIB,
+            pool / MIB,
+            engine.budget.unmanaged() / MIB,
+            allowance / MIB,
+            member_swap / MIB,
+        ),
+    )
+}

@@ -1,0 +1,456 @@
+//! Reclaim: takes pages out of the program, in two steps.
+//!
+//! *Moving out* takes a batch of pages of one leaf to a staging tray with a single UFFDIO_MOVE: one
+//! TLB shootdown for up to 256 pages. *Emptying* a tray stores its pages in the virtual swap space
+//! and drops them. Between the two a page can come back without the codec.
+//!
+//! The order is a clock over the address space. User space cannot see accessed bits, so the second
+//! chance comes from refaults: a page that came back sooner after its eviction than the resident
+//! set is large gets an age, and each sweep that passes it takes one off (see
+//! [`workingset`]).
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use vswap_core::page::PAGE_SIZE;
+use vswap_core::{GroupId, StoreError, same_filled};
+
+use crate::address::{LEAF_PAGES, PageNumber, PageRange};
+use crate::context::Context;
+use crate::engine::{Engine, MapsGuard};
+use crate::regions::Region;
+use crate::run_page::Counter;
+use crate::staging::{Bitmap, Tray};
+use crate::sys::{Errno, memory, pagemap};
+use crate::table::{Leaf, PageState};
+use crate::{events, workingset};
+
+/// Times that a move is tried again when the kernel says that a page is locked just now.
+const MOVE_RETRIES: usize = 3;
+
+/// Next page that reclaim looks at.
+static HAND: AtomicUsize = AtomicUsize::new(0);
+
+/// What one step of reclaim did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Memory was freed, or pages went to staging.
+    Some,
+    /// There is nothing to take.
+    None,
+    /// Pages are in staging, and no backing takes them.
+    Full,
+}
+
+impl Engine {
+    /// One step of reclaim: keeps a few trays in staging as the second chance, empties the oldest.
+    /// With `hurry`, empties at once.
+    pub fn reclaim_step(&self, context: &mut Context, hurry: bool) -> Progress {
+        let keep = if hurry { 0 } else { self.budget.staged_trays() };
+        if self.staging.full() > keep {
+            return self.empty_oldest_tray(context);
+        }
+        match self.move_out_batch() {
+            Progress::None => self.empty_oldest_tray(context),
+            moved if hurry => match self.empty_oldest_tray(context) {
+                Progress::None => moved,
+                emptied => emptied,
+            },
+            moved => moved,
+        }
+    }
+
+    /// Moves one batch to staging, wherever the clock's hand points.
+    pub fn move_out_batch(&self) -> Progress {
+        let mut maps = self.lock_maps();
+        events::drain(self, &mut maps);
+        for _ in 0..2 {
+            let hand = PageNumber(HAND.load(Ordering::Relaxed));
+            if let Some((region, part)) = self.next_candidate(&maps, hand) {
+                let moved = self.move_out(&maps, &region, part, false);
+                HAND.store(moved.next.0, Ordering::Relaxed);
+                return moved.progress;
+            }
+            HAND.store(0, Ordering::Relaxed);
+        }
+        Progress::None
+    }
+
+    /// Moves out all that can be moved in a range, now and whatever its age.
+    pub fn move_out_range(&self, context: &mut Context, range: PageRange) {
+        let mut from = range.start;
+        while from < range.end {
+            let mut maps = self.lock_maps();
+            events::drain(self, &mut maps);
+            let rest = PageRange { start: from, end: range.end };
+            let next = self.regions(&maps).within(rest).find(may_move);
+            let Some(region) = next else { return };
+            let Some(part) = region.range.by_leaf().next() else { return };
+            let moved = self.move_out(&maps, &region, part, true);
+            drop(maps);
+            if moved.progress == Progress::None && moved.next <= from {
+                return;
+            }
+            from = moved.next;
+            while self.staging.full() > 0 {
+                if self.empty_oldest_tray(context) != Progress::Some {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The part of a leaf with resident pages at or behind `hand`.
+    fn next_candidate(
+        &self,
+        maps: &MapsGuard<'_>,
+        hand: PageNumber,
+    ) -> Option<(Region, PageRange)> {
+        let regions = self.regions(maps);
+        let mut from = hand;
+        loop {
+            let region = *regions.at_or_behind(from)?;
+            let start = from.max(region.range.start);
+            let last_leaf = PageNumber(region.range.end.0 - 1).leaf();
+            let leaf = self.table.next_leaf(start.leaf(), last_leaf + 1);
+            let Some(leaf) = leaf.filter(|_| may_move(&region)) else {
+                from = region.range.end;
+                continue;
+            };
+            let start = start.max(PageNumber(leaf * LEAF_PAGES));
+            let part = PageRange { start, end: region.range.end }.by_leaf().next()?;
+            if self.any_resident(part) {
+                return Some((region, part));
+            }
+            from = part.end;
+        }
+    }
+
+    fn any_resident(&self, part: PageRange) -> bool {
+        self.table.lock(part.start).is_some_and(|leaf| {
+            part.iter().any(|page| leaf.word(page.offset_in_leaf()).is_resident())
+        })
+    }
+
+    /// Moves the first batch of pages of `part`, which lies in one leaf, to a tray.
+    fn move_out(&self, maps: &MapsGuard<'_>, region: &Region, part: PageRange, all: bool) -> Moved {
+        let Some(number) = self.staging.begin(region.attributes.prot) else {
+            return Moved { next: part.start, progress: Progress::None };
+        };
+        let mut tray = Tray { number, leaf: part.start.leaf(), pages: Bitmap::default() };
+        let Some(mut leaf) = self.table.lock(part.start) else {
+            self.staging.finish(tray);
+            return Moved { next: part.end, progress: Progress::None };
+        };
+        let limit = if all { LEAF_PAGES } else { self.budget.batch_pages() };
+        let batch = Batch::choose(&mut leaf, part, limit, all);
+        if !batch.span.is_empty() {
+            let stuck = self.move_span(batch.span, number);
+            self.note_moved(&mut leaf, &mut tray, batch.span, &stuck);
+            self.restore_protected(&mut leaf, &tray, &batch.protected);
+        }
+        drop(leaf);
+        let count = tray.pages.count();
+        self.count(Counter::Reclaimed, count as u64);
+        self.staging.finish(tray);
+        let _ = maps;
+        let progress = if count == 0 && batch.next >= part.end {
+            Progress::Some
+        } else if count == 0 {
+            Progress::None
+        } else {
+            Progress::Some
+        };
+        Moved { next: batch.next, progress }
+    }
+
+    /// Moves what is present in `span` to the tray; gives the pages that refused.
+    fn move_span(&self, span: PageRange, tray: u8) -> Bitmap {
+        let mut stuck = Bitmap::default();
+        let mut from = span.start;
+        let mut retries = 0;
+        let mut pages_at_once = span.pages();
+        while from < span.end {
+            let pages = pages_at_once.min(span.end.0 - from.0);
+            let bytes = pages * PAGE_SIZE;
+            let to = self.staging.address(tray, from.offset_in_leaf());
+            // SAFETY: the pages are the program's; while its leaf is locked nobody else of the
+            // engine touches them, and the program's own accesses wait for us at the leaf's lock.
+            let moved = self
+                .with_staging_uffd(|uffd| unsafe { uffd.move_pages(to, from.address(), bytes) });
+            let Err((done, error)) = moved else {
+                from = PageNumber(from.0 + pages);
+                pages_at_once = span.pages();
+                continue;
+            };
+            from = PageNumber(from.0 + PageNumber::containing(done).0);
+            if matches!(error, Errno::EINVAL | Errno::ENOENT) && pages > 1 {
+                // A region can be several mappings to the kernel, and a move has to stay in one.
+                pages_at_once = pages / 2;
+                continue;
+            }
+            if error == Errno::EAGAIN && retries < MOVE_RETRIES {
+                retries += 1;
+                continue;
+            }
+            if from < span.end {
+                self.count(Counter::MoveBusy, 1);
+                stuck.insert(from.offset_in_leaf());
+                if error == Errno::EBUSY {
+                    make_private(from);
+                }
+            }
+            retries = 0;
+            from = PageNumber(from.0 + 1);
+        }
+        stuck
+    }
+
+    /// Makes the words of `span` say what the tray really holds.
+    fn note_moved(&self, leaf: &mut Leaf<'_>, tray: &mut Tray, span: PageRange, stuck: &Bitmap) {
+        let start = self.staging.address(tray.number, span.start.offset_in_leaf());
+        let first = span.start.offset_in_leaf();
+        let pagemap = self.fds.pagemap.load(Ordering::Relaxed);
+        let pages = &mut tray.pages;
+        let scanned =
+            pagemap::for_each_present(pagemap, start, start + span.bytes(), |from, to| {
+                for index in PageRange::touching(from - start, to - from).iter() {
+                    pages.insert(first + index.0);
+                }
+            });
+        if scanned.is_err() {
+            // Without the scan the words tell; a page that the table wrongly called resident
+            // would read as zeros from the tray, which is what it holds in the program.
+            span.iter()
+                .map(PageNumber::offset_in_leaf)
+                .filter(|&offset| leaf.word(offset).is_resident() && !stuck.contains(offset))
+                .for_each(|offset| pages.insert(offset));
+        }
+        for offset in span.iter().map(PageNumber::offset_in_leaf) {
+            let resident = leaf.word(offset).is_resident();
+            if tray.pages.contains(offset) {
+                if let PageState::Swapped(entry) = leaf.state(offset) {
+                    self.space.free(entry);
+                }
+                if !resident {
+                    self.budget.add_resident(1);
+                }
+                leaf.set(offset, PageState::Staged { tray: tray.number });
+            } else if resident && !stuck.contains(offset) {
+                self.budget.add_resident(-1);
+                leaf.set(offset, PageState::Missing);
+            }
+        }
+    }
+
+    /// Puts protected pages that lay between the others back at once: cheaper than one move for
+    /// each run around them.
+    fn restore_protected(&self, leaf: &mut Leaf<'_>, tray: &Tray, protected: &Protected) {
+        let mut from = 0;
+        while let Some(run) = protected.next_run(from, |offset| tray.pages.contains(offset)) {
+            from = run.end;
+            let page = PageNumber(tray.leaf * LEAF_PAGES + run.start);
+            let source = self.staging.address(tray.number, run.start) as *const u8;
+            let bytes = run.len() * PAGE_SIZE;
+            // SAFETY: the pages of the run are in the tray, which is still being filled.
+            let copied = self.with_uffd(|uffd| unsafe { uffd.copy(page.address(), source, bytes) });
+            // What was not copied comes back by a fault.
+            let done = copied.map_or_else(|(done, _)| done, |()| bytes) / PAGE_SIZE;
+            for offset in run.start..run.start + done {
+                leaf.set(offset, PageState::Resident { age: protected.age(offset) });
+            }
+            self.budget.add_resident(done as i64);
+        }
+    }
+
+    /// Stores the pages of the tray that was filled first, and drops them.
+    pub fn empty_oldest_tray(&self, context: &mut Context) -> Progress {
+        let Some(tray) = self.staging.take_oldest() else { return Progress::None };
+        let mut refused = 0;
+        for offset in tray.pages.iter() {
+            if self.store_staged(context, &tray, offset).is_err() {
+                refused += 1;
+            }
+        }
+        self.update_engine_bytes();
+        if refused > 0 {
+            self.drop_stored(tray);
+            return Progress::Full;
+        }
+        let _passage = self.gate.pass();
+        self.staging.discard(&tray);
+        self.budget.add_resident(-(tray.pages.count() as i64));
+        Progress::Some
+    }
+
+    /// Keeps the pages of a tray that are still staged, and drops the rest.
+    fn drop_stored(&self, mut tray: Tray) {
+        let _passage = self.gate.pass();
+        let mut kept = Bitmap::default();
+        for offset in tray.pages.iter() {
+            let page = PageNumber(tray.leaf * LEAF_PAGES + offset);
+            let staged = self
+                .table
+                .lock(page)
+                .is_some_and(|leaf| leaf.state(offset) == PageState::Staged { tray: tray.number });
+            if staged {
+                kept.insert(offset);
+                continue;
+            }
+            let address = self.staging.address(tray.number, offset);
+            // SAFETY: the page is stored or back in its place; nobody looks for it here.
+            let _ = unsafe {
+                memory::advise(address, PAGE_SIZE, linux_raw_sys::general::MADV_DONTNEED)
+            };
+            self.budget.add_resident(-1);
+        }
+        tray.pages = kept;
+        self.staging.put_back(tray);
+    }
+
+    /// Stores one page of a tray, unless it has gone back or away meanwhile.
+    fn store_staged(
+        &self,
+        context: &mut Context,
+        tray: &Tray,
+        offset: usize,
+    ) -> Result<(), StoreError> {
+        let _passage = self.gate.pass();
+        let page = PageNumber(tray.leaf * LEAF_PAGES + offset);
+        let staged = PageState::Staged { tray: tray.number };
+        let still_staged = self.table.lock(page).is_some_and(|leaf| leaf.state(offset) == staged);
+        if !still_staged {
+            return Ok(());
+        }
+        // SAFETY: the tray is ours to empty, and it holds the page.
+        let contents = unsafe { self.staging.page(tray.number, offset) };
+        let stored = if same_filled::repeated_word(contents) == Some(0) {
+            // A zero page needs no slot: a missing page reads as zeros.
+            self.count(Counter::SwpoutZero, 1);
+            PageState::Missing
+        } else {
+            PageState::Swapped(self.space.swap_out(&mut context.worker, GroupId::ROOT, contents)?)
+        };
+        if let PageState::Swapped(entry) = stored {
+            workingset::note_evicted(self, entry);
+        }
+        match self.table.lock(page) {
+            Some(mut leaf) if leaf.state(offset) == staged => leaf.set(offset, stored),
+            _ => {
+                if let PageState::Swapped(entry) = stored {
+                    self.space.free(entry);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the age off the pages of a range (MADV_COLD), so that the next sweep takes them.
+pub fn make_old(engine: &Engine, range: PageRange) {
+    for part in range.by_leaf() {
+        let Some(mut leaf) = engine.table.lock(part.start) else { continue };
+        for offset in part.iter().map(PageNumber::offset_in_leaf) {
+            if leaf.word(offset).is_resident() {
+                leaf.set(offset, PageState::Resident { age: 0 });
+            }
+        }
+    }
+}
+
+struct Moved {
+    next: PageNumber,
+    progress: Progress,
+}
+
+/// Pages of one leaf that go out together.
+struct Batch {
+    /// From the first to the last of them.
+    span: PageRange,
+    /// Pages in between that are protected.
+    protected: Protected,
+    /// Where to look next.
+    next: PageNumber,
+}
+
+impl Batch {
+    /// Chooses up to `limit` pages without age, and ages the others. With `all`, age does not
+    /// count.
+    fn choose(leaf: &mut Leaf<'_>, part: PageRange, limit: usize, all: bool) -> Self {
+        let mut protected = Protected::default();
+        let mut chosen = 0;
+        let mut span = PageRange { start: part.end, end: part.end };
+        let mut next = part.end;
+        for page in part.iter() {
+            let PageState::Resident { age } = leaf.state(page.offset_in_leaf()) else { continue };
+            if age > 0 && !all {
+                leaf.set(page.offset_in_leaf(), PageState::Resident { age: age - 1 });
+                protected.insert(page.offset_in_leaf(), age - 1);
+                continue;
+            }
+            if chosen == 0 {
+                span.start = page;
+            }
+            span.end = PageNumber(page.0 + 1);
+            chosen += 1;
+            if chosen == limit {
+                next = span.end;
+                break;
+            }
+        }
+        if chosen == 0 {
+            span = PageRange { start: part.end, end: part.end };
+        }
+        Self { span, protected, next }
+    }
+}
+
+/// Pages that stay, with the age that they have left.
+#[derive(Default)]
+struct Protected {
+    pages: Bitmap,
+    /// Those with one sweep left, and with two.
+    ages: [Bitmap; 2],
+}
+
+impl Protected {
+    fn insert(&mut self, offset: usize, age: u8) {
+        self.pages.insert(offset);
+        if let Some(pages) = usize::from(age).checked_sub(1).and_then(|i| self.ages.get_mut(i)) {
+            pages.insert(offset);
+        }
+    }
+
+    fn age(&self, offset: usize) -> u8 {
+        let older = self.ages.iter().position(|pages| pages.contains(offset));
+        older.map_or(0, |index| index as u8 + 1)
+    }
+
+    /// First run at or behind `from` of pages for which `also` holds too.
+    fn next_run(
+        &self,
+        from: usize,
+        also: impl Fn(usize) -> bool,
+    ) -> Option<core::ops::Range<usize>> {
+        let is_in = |&offset: &usize| self.pages.contains(offset) && also(offset);
+        let start = (from..LEAF_PAGES).find(is_in)?;
+        let end = (start..LEAF_PAGES).find(|offset| !is_in(offset)).unwrap_or(LEAF_PAGES);
+        Some(start..end)
+    }
+}
+
+/// Whether the pages of a region can be moved: it is writable, neither locked nor known to refuse.
+fn may_move(region: &Region) -> bool {
+    u32::from(region.attributes.prot) & linux_raw_sys::general::PROT_WRITE != 0
+        && !region.attributes.locked
+        && !region.attributes.immovable
+}
+
+/// Gives this process its own copy of a page that it shares since a fork. A pinned page stays as
+/// it is.
+fn make_private(page: PageNumber) {
+    // SAFETY: populating for writing does not change contents. The page was present a moment ago
+    // and its leaf is locked, so the kernel does not wait for the pager.
+    let _ = unsafe {
+        memory::advise(page.address(), PAGE_SIZE, linux_raw_sys::general::MADV_POPULATE_WRITE)
+    };
+}

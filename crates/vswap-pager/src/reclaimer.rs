@@ -1,0 +1,104 @@
+//! The reclaimer: a thread of the pager that keeps memory free ahead of need, and does what the
+//! program's threads ask for.
+
+use core::sync::atomic::Ordering;
+
+use crate::address::{LEAF_PAGES, PageRange};
+use crate::context::{Context, RECLAIMER_CONTEXT};
+use crate::credentials::FOLLOWED;
+use crate::engine::{Engine, Phase, engine};
+use crate::handler;
+use crate::link;
+use crate::mailbox::Request;
+use crate::pressure::Pressure;
+use crate::run_page::Counter;
+use crate::sys::task;
+use crate::table::PageState;
+
+/// Milliseconds after which the reclaimer looks up from its sleep.
+const LOOK_UP_MS: i64 = 250;
+
+/// A pool below this size is not worth compacting, in bytes.
+const SPARSE_MIN: usize = 4 << 20;
+
+/// Bytes that compaction moves at a time.
+const CONDENSED_AT_ONCE: usize = 256 << 10;
+
+/// The body of the thread.
+pub extern "C" fn main(_argument: usize) -> ! {
+    let engine = engine();
+    let mut context = engine.contexts.of_pager(RECLAIMER_CONTEXT);
+    let Ok(Some(context)) = context.as_deref_mut().map(Option::as_mut) else {
+        link::die(engine, "no memory for reclaim")
+    };
+    let mut credentials = 0;
+    loop {
+        FOLLOWED.follow(&mut credentials);
+        let bell = engine.mailbox.bell();
+        if let Some((request, range)) = engine.mailbox.waiting() {
+            match request {
+                Request::PageOut => engine.move_out_range(context, range),
+                _ => prefetch(engine, context, range),
+            }
+            engine.mailbox.done();
+        }
+        handler::serve_queue(engine, context, None);
+        if engine.phase() == Phase::Active {
+            reclaim(engine, context);
+        }
+        condense(engine, context);
+        if engine.mailbox.waiting().is_none() {
+            engine.mailbox.sleep(bell, LOOK_UP_MS);
+        }
+    }
+}
+
+/// Reclaims up to the high watermark, if less than the low one is free.
+fn reclaim(engine: &Engine, context: &mut Context) {
+    if engine.budget.free() >= engine.budget.low_watermark() {
+        return;
+    }
+    let started = task::thread_cpu_ns();
+    let mut pressure = Pressure::new();
+    while engine.budget.free() < engine.budget.high_watermark() {
+        let gets_on = if engine.starved.load(Ordering::Relaxed) > 0 {
+            pressure.step(engine, context)
+        } else {
+            pressure.step_ahead(engine, context)
+        };
+        // Moving pages out reads what is pending, faults included.
+        handler::serve_queue(engine, context, None);
+        if !gets_on || engine.mailbox.waiting().is_some() {
+            break;
+        }
+    }
+    engine.count(Counter::ReclaimNs, task::thread_cpu_ns() - started);
+}
+
+/// Compacts the pool while a good part of it holds nothing.
+fn condense(engine: &Engine, context: &mut Context) {
+    let passage = engine.gate.pass();
+    let usage = engine.space.usage();
+    if usage.pool_memory > SPARSE_MIN && usage.payload * 10 < usage.pool_memory * 9 {
+        engine.space.compact(&mut context.worker, CONDENSED_AT_ONCE);
+    }
+    drop(passage);
+    engine.update_engine_bytes();
+}
+
+/// Brings the swapped-out pages of a range back, as far as there is room.
+fn prefetch(engine: &Engine, context: &mut Context, range: PageRange) {
+    for part in range.by_leaf() {
+        for page in part.iter() {
+            if engine.budget.free() < engine.budget.low_watermark() {
+                return;
+            }
+            let swapped = engine.table.lock(page).is_some_and(|leaf| {
+                matches!(leaf.state(page.0 % LEAF_PAGES), PageState::Swapped(_))
+            });
+            if swapped {
+                engine.with_uffd(|uffd| engine.serve(context, uffd, page));
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The memory that a run's coordinator shares with its members: counters one way, commands the
+//! other.
+//!
+//! It is a memfd that the coordinator creates and every member with a pager maps. All fields are
+//! atomics and all-zero bytes are a valid page, so either side may die at any time.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// How many processes with a pager one run can hold; a member beyond it runs on its own share.
+pub const MEMBERS_MAX: usize = 120;
+
+/// Granularity in which members lease space of the swap file, in bytes.
+pub const EXTENT_SIZE: u64 = 4 << 20;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// What a member counts. Where the kernel has the counter, it carries the kernel's name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $variant,)* }
+
+        impl Counter {
+            /// All counters, in the order of their index.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)*];
+
+            /// Name in the statistics file.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Pages stored compressed (or raw) in the pool.
+    Zswpout => "zswpout",
+    /// Pages loaded from the pool.
+    Zswpin => "zswpin",
+    /// Pages that a swap-out found to be zero.
+    SwpoutZero => "swpout_zero",
+    /// Zero entries that were faulted in.
+    SwpinZero => "swpin_zero",
+    /// Pages stored as one repeated word.
+    SameFilledOut => "same_filled_out",
+    /// Pages written to a swap device.
+    Pswpout => "pswpout",
+    /// Pages read from a swap device.
+    Pswpin => "pswpin",
+    /// Page faults served.
+    Faults => "pgfault",
+    /// Page faults that needed data from a backing.
+    MajorFaults => "pgmajfault",
+    /// Pages installed around the faulting one.
+    ReadAhead => "swap_ra",
+    /// Pages taken out of the program.
+    Reclaimed => "pgsteal",
+    /// Pages that came back before they were compressed.
+    StagingHits => "staging_hit",
+    /// Evicted pages that came back.
+    Refaults => "workingset_refault_anon",
+    /// Refaults soon enough after eviction that the page is protected.
+    Activations => "workingset_activate_anon",
+    /// Stores that the pool had no room for.
+    PoolLimitHit => "pool_limit_hit",
+    /// Pages that did not compress.
+    RejectCompressPoor => "reject_compress_poor",
+    /// Pages whose stored copy did not decompress.
+    DecompressFail => "decompress_fail",
+    /// Pages poisoned because they could not be restored.
+    Poisoned => "poisoned",
+    /// Pages that refused to move (pinned or shared after a fork).
+    MoveBusy => "move_busy",
+    /// Mapping events read from userfaultfd, that is, calls which no hook saw coming.
+    MapEvents => "map_events",
+    /// Mapping calls seen by a hook.
+    MapCalls => "map_calls",
+    /// Faults that had to reclaim memory themselves.
+    DirectReclaim => "allocstall",
+    /// Nanoseconds that handlers spent serving faults.
+    FaultNs => "fault_ns",
+    /// Nanoseconds that threads of the program waited because memory was short.
+    StallNs => "stall_ns",
+    /// Nanoseconds of CPU time spent reclaiming.
+    ReclaimNs => "reclaim_ns",
+    /// Forks that the engine covered.
+    Forks => "forks",
+}
+
+macro_rules! gauges {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// What a member holds right now, in bytes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Gauge { $($(#[$doc])* $variant,)* }
+
+        impl Gauge {
+            /// All gauges, in the order of their index.
+            pub const ALL: &'static [Gauge] = &[$(Gauge::$variant,)*];
+
+            /// Name in the statistics file.
+            pub const fn name(self) -> &'static str {
+                match self { $(Gauge::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+gauges! {
+    /// Resident pages of managed memory.
+    Resident => "resident_bytes",
+    /// Memory that the pool takes.
+    Pool => "pool_bytes",
+    /// Compressed bytes inside it.
+    Payload => "payload_bytes",
+    /// Page table, descriptors and all other bookkeeping.
+    Metadata => "metadata_bytes",
+    /// Pages that live only in a backing.
+    Swapped => "swapped_bytes",
+    /// Space in use on swap devices.
+    SwapUsed => "swap_used_bytes",
+    /// Anonymous memory of the process outside managed mappings.
+    Unmanaged => "unmanaged_bytes",
+    /// Mapped memory that cannot be paged: shared mappings.
+    UnpageableShared => "unpageable_shared_bytes",
+    /// Mapped memory that cannot be paged: locked.
+    UnpageableLocked => "unpageable_locked_bytes",
+    /// Mapped memory that cannot be paged: private file mappings.
+    UnpageableFile => "unpageable_file_bytes",
+    /// Mapped memory that cannot be paged: stacks and thread control blocks.
+    UnpageableStack => "unpageable_stack_bytes",
+    /// Anonymous resident memory of the whole process, the engine included, as the kernel counts it.
+    ProcessAnon => "process_anon_bytes",
+}
+
+const COUNTER_SLOTS: usize = 40;
+const GAUGE_SLOTS: usize = 16;
+const _: () = assert!(Counter::ALL.len() <= COUNTER_SLOTS && Gauge::ALL.len() <= GAUGE_SLOTS);
+
+/// Life of a [`Member`] slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MemberState {
+    /// Nobody's.
+    Free = 0,
+    /// Handed out to a process.
+    Live = 1,
+    /// The process ended; its counters have been added to the totals.
+    Ended = 2,
+}
+
+/// One process of the run that has a pager.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Member {
+    /// A [`MemberState`].
+    pub state: AtomicU32,
+    /// Process ID of the program, as the coordinator sees it.
+    pub pid: AtomicU32,
+    /// Set by the coordinator to ask for eviction of this many bytes.
+    pub reclaim_request: AtomicU64,
+    /// Bytes charged to the budget: resident, pool and metadata, together.
+    pub charged: AtomicU64,
+    /// Largest value of `charged` so far.
+    pub charged_peak: AtomicU64,
+    counters: [AtomicU64; COUNTER_SLOTS],
+    gauges: [AtomicU64; GAUGE_SLOTS],
+    peaks: [AtomicU64; GAUGE_SLOTS],
+}
+
+impl Member {
+    /// Adds `n` to a counter.
+    pub fn count(&self, counter: Counter, n: u64) {
+        self.counters[counter as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets a counter that is kept elsewhere.
+    pub fn set_counter(&self, counter: Counter, value: u64) {
+        self.counters[counter as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// Value of a counter.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Publishes what is held now; keeps the peak.
+    pub fn set_gauge(&self, gauge: Gauge, bytes: u64) {
+        self.gauges[gauge as usize].store(bytes, Ordering::Relaxed);
+        self.peaks[gauge as usize].fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// What is held now, in bytes.
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        self.gauges[gauge as usize].load(Ordering::Relaxed)
+    }
+
+    /// The most that was ever held, in bytes.
+    pub fn peak(&self, gauge: Gauge) -> u64 {
+        self.peaks[gauge as usize].load(Ordering::Relaxed)
+    }
+
+    /// Forgets everything, for the next process in this slot.
+    pub fn reset(&self) {
+        for word in self.counters.iter().chain(&self.gauges).chain(&self.peaks) {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [&self.reclaim_request, &self.charged, &self.charged_peak] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The shared memory of one run.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub struct RunPage {
+    /// RAM budget of the tree in bytes; the coordinator may change it.
+    pub ram: AtomicU64,
+    /// Size limit of the swap file in bytes; 0 if there is none.
+    pub swap_limit: AtomicU64,
+    /// Bytes of the swap file leased so far; members take [`EXTENT_SIZE`] at a time.
+    pub swap_leased: AtomicU64,
+    /// Members ever used: slots at or beyond this index were never handed out.
+    pub members_used: AtomicU32,
+    /// The members. The coordinator hands out slots.
+    pub members: [Member; MEMBERS_MAX],
+}
+
+/// Bytes to reserve for the memfd.
+pub const RUN_PAGE_SIZE: usize = size_of::<RunPage>();
+
+impl RunPage {
+    /// Leases one extent of the swap file and gives its offset in bytes; `None` when it is full.
+    pub fn lease_extent(&self) -> Option<u64> {
+        let limit = self.swap_limit.load(Ordering::Relaxed);
+        self.swap_leased
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |leased| {
+                (leased + EXTENT_SIZE <= limit).then_some(leased + EXTENT_SIZE)
+            })
+            .ok()
+    }
+
+    /// Live members other than `me`: how many, and the bytes charged to them.
+    pub fn others(&self, me: &Member) -> (u64, u64) {
+        let used = self.members_used.load(Ordering::Acquire) as usize;
+        self.members[..used.min(MEMBERS_MAX)]
+            .iter()
+            .filter(|m| !core::ptr::eq(*m, me))
+            .filter(|m| m.state.load(Ordering::Acquire) == MemberState::Live as u32)
+            .fold((0, 0), |(n, sum), m| (n + 1, sum + m.charged.load(Ordering::Relaxed)))
+    }
+}

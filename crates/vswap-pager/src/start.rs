@@ -1,0 +1,255 @@
+//! From a small program to a paged one.
+//!
+//! A process that stays small never gets a pager: hooks count what it maps, and as long as that is
+//! less than half of the budget nothing else happens. Then a pager is made, which at first only
+//! *watches* how much is really resident; when that nears the budget it takes over all mappings.
+//! Where the budget is so small that a program could run through it between two looks, it takes
+//! over at once.
+
+use core::sync::atomic::Ordering;
+
+use linux_raw_sys::general as k;
+use vswap_core::page::PAGE_SIZE;
+
+use crate::address::PageRange;
+use crate::arena::Arena;
+use crate::engine::{Engine, MapsGuard, Phase};
+use crate::lock::SpinLock;
+use crate::mapping::{self, Call};
+use crate::regions::Attributes;
+use crate::sys::{arch, pagemap, proc_maps};
+use crate::table::PageState;
+use crate::{exclude, pager};
+
+/// Memory that a program can touch in a millisecond, all its threads together, in bytes.
+const TOUCHED_PER_MS: u64 = 8 << 20;
+
+/// With less than this between the resident set and the point of taking over, watching is no use.
+const WATCHED_MIN: u64 = 64 << 20;
+
+/// Zeroed data of an object stays as it is below this size.
+const BSS_MIN: usize = 1 << 20;
+
+static STARTING: SpinLock<()> = SpinLock::new(());
+
+/// Notes that the program maps `bytes` more anonymous memory, and starts the pager when it is time.
+/// The caller holds no lock.
+pub fn note_growth(engine: &Engine, bytes: usize) {
+    let mapped = engine.mapped.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+    if engine.phase() != Phase::Idle {
+        return;
+    }
+    if engine.config().is_some_and(|config| mapped >= config.ram / 2) {
+        start(engine);
+    }
+}
+
+/// Starts the pager and takes over at once: the program asks for what only a pager can do.
+pub fn start_now(engine: &Engine) {
+    if engine.phase() == Phase::Idle {
+        start(engine);
+    }
+    take_over(engine);
+}
+
+fn start(engine: &Engine) {
+    let Some(config) = engine.config() else { return };
+    let _starting = STARTING.lock();
+    if engine.phase() != Phase::Idle {
+        return;
+    }
+    match pager::start(engine) {
+        Ok(()) => {
+            engine.set_phase(Phase::Watching);
+            if config.ram / 2 < WATCHED_MIN || config.chaos.is_some() {
+                take_over(engine);
+            }
+        }
+        Err(error) => {
+            engine.set_phase(Phase::Off);
+            pager::say_not_started(engine, error);
+        }
+    }
+}
+
+/// Whether a call concerns nothing that the engine keeps: the program is small and stays so.
+pub fn is_simple(engine: &Engine, call: &Call) -> bool {
+    let Some(config) = engine.config() else { return true };
+    match engine.phase() {
+        Phase::Off => true,
+        Phase::Watching | Phase::Active => false,
+        Phase::Idle => match call.number as u32 {
+            k::__NR_mmap => {
+                let [_, len, _, flags, ..] = call.args;
+                let mapped = engine.mapped.load(Ordering::Relaxed) + len as u64;
+                let stack = flags as u32 & k::MAP_STACK != 0;
+                let simple = mapped < config.ram / 2 && !stack && !engine.has_exclusions();
+                if simple && flags as u32 & k::MAP_ANONYMOUS != 0 {
+                    engine.mapped.fetch_add(len as u64, Ordering::Relaxed);
+                }
+                simple
+            }
+            k::__NR_munmap => !engine.has_exclusions(),
+            k::__NR_madvise => call.args[2] as u32 != k::MADV_PAGEOUT,
+            k::__NR_mremap | k::__NR_brk | k::__NR_sigaltstack => false,
+            _ => true,
+        },
+    }
+}
+
+/// Milliseconds until the resident set could reach the point of taking over; `None` if it has.
+pub fn time_to_take_over(engine: &Engine, anonymous: u64) -> Option<u64> {
+    let point = engine.budget.allowance() / 2;
+    let left = point.checked_sub(anonymous).filter(|left| *left > 0)?;
+    Some((left / TOUCHED_PER_MS).clamp(1, 50))
+}
+
+/// Takes over every mapping that can be paged. Called on a thread of the program or of the pager.
+pub fn take_over(engine: &Engine) {
+    let mut maps = engine.lock_maps();
+    if engine.phase() != Phase::Watching {
+        return;
+    }
+    engine.set_phase(Phase::Active);
+    let thread_pointer = arch::thread_pointer();
+    if crate::sys::task::process_id() == engine.program.load(Ordering::Relaxed) {
+        let own = exclude::control_block(thread_pointer);
+        engine.note_exclusion(&mut maps, own, true);
+    }
+    // End of the mapping before, if that was an object's data, and of the engine's own.
+    let mut data_end = 0;
+    let mut engine_end = 0;
+    // The mappings are registered while they are read; registering splits and merges them, but
+    // only behind the reader.
+    let read = proc_maps::for_each(|mapping| {
+        let behind_data = core::mem::take(&mut data_end) == mapping.start;
+        let library_data = behind_data && mapping.end - mapping.start < BSS_MIN;
+        if mapping.inode != 0 && mapping.private && mapping.prot & k::PROT_WRITE != 0 {
+            data_end = mapping.end;
+        }
+        if is_engine_data(mapping.start, mapping.end) {
+            engine_end = mapping.end;
+            return;
+        }
+        if mapping.start == engine_end {
+            // Behind the engine's data lies what is zero at the start.
+            return;
+        }
+        if mapping.inode != 0 || !mapping.private || library_data || is_special(mapping.name) {
+            return;
+        }
+        if mapping.name == b"[heap]" {
+            maps.heap_end = mapping.end;
+        }
+        if !Arena::owns(mapping.start) {
+            let range = PageRange::touching(mapping.start, mapping.end - mapping.start);
+            adopt(engine, &mut maps, range, mapping.prot);
+        }
+    });
+    if read.is_err() {
+        crate::link::say(
+            engine,
+            format_args!("/proc/self/maps cannot be read; only new memory is paged"),
+        );
+    }
+}
+
+/// Stack, vDSO and their like.
+fn is_special(name: &[u8]) -> bool {
+    name.starts_with(b"[") && name != b"[heap]" && !name.starts_with(b"[anon:")
+}
+
+/// Whether a mapping holds the engine's own static data.
+fn is_engine_data(start: usize, end: usize) -> bool {
+    let engine = core::ptr::from_ref(crate::engine::engine()) as usize;
+    (start..end).contains(&engine)
+}
+
+/// Registers what is not excluded of a range, and notes the pages that are there.
+fn adopt(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange, prot: u32) {
+    let mut from = range.start;
+    while from < range.end {
+        let rest = PageRange { start: from, end: range.end };
+        let hole = maps.excluded.within(rest).next().map(|region| region.range);
+        let end = hole.map_or(range.end, |hole| hole.start);
+        let part = PageRange { start: from, end };
+        if !part.is_empty() {
+            adopt_part(engine, maps, part, prot);
+        }
+        from = hole.map_or(range.end, |hole| hole.end);
+    }
+}
+
+fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: u32) {
+    let registered = if on_pager_thread(engine) {
+        engine.with_uffd(|uffd| uffd.register(part.address(), part.bytes()))
+    } else {
+        engine.with_program_uffd(|uffd| uffd.register(part.address(), part.bytes()))
+    };
+    // A mapping that refuses (the program's own userfaultfd, device memory) stays unmanaged.
+    if registered.is_err() {
+        return;
+    }
+    mapping::dont_fork(part);
+    let closed = engine.gate.close();
+    let attributes = Attributes { prot: prot as u8, ..Attributes::default() };
+    if engine.regions_mut(maps, &closed).insert(part, attributes).is_err() {
+        return;
+    }
+    note_present(engine, part);
+}
+
+fn on_pager_thread(engine: &Engine) -> bool {
+    crate::sys::task::process_id() == engine.pager.load(Ordering::Relaxed)
+}
+
+/// Marks the pages of a range that are in memory as resident.
+fn note_present(engine: &Engine, range: PageRange) {
+    // Both descriptor tables see the same memory; the caller's own is sure to be open.
+    let Ok(pagemap) = crate::sys::fd::open(c"/proc/self/pagemap", k::O_RDONLY) else { return };
+    let (start, end) = (range.address(), range.end.address());
+    let _ = pagemap::for_each_present(pagemap.raw(), start, end, |start, end| {
+        for part in PageRange::touching(start, end - start).by_leaf() {
+            let Ok(mut leaf) = engine.table.lock_or_make(part.start) else { return };
+            for page in part.iter() {
+                if leaf.state(page.offset_in_leaf()) == PageState::Missing {
+                    leaf.set(page.offset_in_leaf(), PageState::Resident { age: 0 });
+                    engine.budget.add_resident(1);
+                }
+            }
+        }
+    });
+}
+
+/// Takes over the mapping of a page that is registered but unknown: a region that grew in place
+/// without a hook seeing it. On a thread of the pager.
+pub fn adopt_unknown(engine: &Engine, address: usize) {
+    let mut maps = engine.lock_maps();
+    crate::events::drain(engine, &mut maps);
+    let page = crate::address::PageNumber::containing(address);
+    if engine.regions(&maps).find(page).is_some() {
+        engine.with_uffd(|uffd| uffd.wake(page.address(), PAGE_SIZE));
+        return;
+    }
+    let mut found = None;
+    let _ = proc_maps::for_each(|mapping| {
+        if (mapping.start..mapping.end).contains(&address) {
+            found = Some((mapping.start, mapping.end, mapping.prot));
+        }
+    });
+    if let Some((start, end, prot)) = found {
+        let mut from = PageRange::touching(start, end - start);
+        // Only what no region covers: the rest is known better here.
+        while from.start < from.end {
+            let known = engine.regions(&maps).within(from).next().map(|region| region.range);
+            let end = known.map_or(from.end, |known| known.start);
+            let part = PageRange { start: from.start, end };
+            if !part.is_empty() {
+                adopt_part(engine, &mut maps, part, prot);
+            }
+            from.start = known.map_or(from.end, |known| known.end);
+        }
+    }
+    // The thread tries again, and finds the page managed, or gone.
+    engine.with_uffd(|uffd| uffd.wake(page.address(), PAGE_SIZE));
+}

@@ -1,0 +1,66 @@
+//! Address space of the engine itself, and advice on the program's.
+
+use core::ptr::NonNull;
+
+use linux_raw_sys::general as k;
+
+use super::{Errno, result};
+use crate::syscall;
+
+/// Protection of a mapping: the PROT_ bits.
+pub const READ_WRITE: u32 = k::PROT_READ | k::PROT_WRITE;
+
+/// Maps private anonymous memory.
+///
+/// # Errors
+/// As mmap(2).
+pub fn map_anonymous(len: usize, prot: u32) -> Result<NonNull<u8>, Errno> {
+    let flags = k::MAP_PRIVATE | k::MAP_ANONYMOUS | k::MAP_NORESERVE;
+    // SAFETY: the kernel chooses the place, so no existing mapping changes.
+    let address = result(unsafe { syscall!(k::__NR_mmap, 0, len, prot, flags, -1isize, 0) })?;
+    NonNull::new(address as *mut u8).ok_or(Errno::ENOMEM)
+}
+
+/// Maps `len` bytes of a file, shared.
+///
+/// # Errors
+/// As mmap(2).
+pub fn map_shared(fd: i32, len: usize) -> Result<NonNull<u8>, Errno> {
+    // SAFETY: the kernel chooses the place, so no existing mapping changes.
+    let address =
+        result(unsafe { syscall!(k::__NR_mmap, 0, len, READ_WRITE, k::MAP_SHARED, fd, 0) })?;
+    NonNull::new(address as *mut u8).ok_or(Errno::ENOMEM)
+}
+
+/// Changes the protection of a range.
+///
+/// # Safety
+/// The range must belong to the engine, and no reference may rely on the access that is taken.
+///
+/// # Errors
+/// As mprotect(2).
+pub unsafe fn protect(start: usize, len: usize, prot: u32) -> Result<(), Errno> {
+    // SAFETY: the caller owns the range.
+    result(unsafe { syscall!(k::__NR_mprotect, start, len, prot) }).map(drop)
+}
+
+/// Unmaps a range.
+///
+/// # Safety
+/// The range must belong to the engine, and nothing may use it any more.
+pub unsafe fn unmap(start: usize, len: usize) {
+    // SAFETY: the caller owns the range.
+    unsafe { syscall!(k::__NR_munmap, start, len) };
+}
+
+/// Gives advice about a range.
+///
+/// # Safety
+/// The advice must not change memory that Rust code relies on; MADV_DONTNEED turns it to zeros.
+///
+/// # Errors
+/// As madvise(2).
+pub unsafe fn advise(start: usize, len: usize, advice: u32) -> Result<(), Errno> {
+    // SAFETY: the caller vouches for the range and the advice.
+    result(unsafe { syscall!(k::__NR_madvise, start, len, advice) }).map(drop)
+}

@@ -1,0 +1,189 @@
+//! The watcher: the pager's first thread. It sees the end of the program, follows its credentials,
+//! measures what is resident, and publishes.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use vswap_core::page::PAGE_SIZE;
+
+use crate::credentials::FOLLOWED;
+use crate::engine::{Engine, Phase, engine};
+use crate::run_page::Gauge;
+use crate::swap_file::SWAP_FILE;
+use crate::sys::{arch, fd, task};
+use crate::text::{self, Line};
+use crate::{counters, link, pager, start};
+
+/// Milliseconds between two looks while memory is paged.
+const TICK_MS: u64 = 10;
+
+/// Looks between two checks of what changes rarely: credentials, and whether the program has
+/// replaced itself.
+const RARE: u32 = 10;
+
+/// Nanoseconds in 2^20 ticks of the constant-rate counter.
+static NS_PER_MEGATICK: AtomicU64 = AtomicU64::new(0);
+
+/// Converts ticks of the constant-rate counter.
+pub fn ticks_to_ns(ticks: u64) -> u64 {
+    ((u128::from(ticks) * u128::from(NS_PER_MEGATICK.load(Ordering::Relaxed))) >> 20) as u64
+}
+
+/// The body of the pager's first thread.
+pub extern "C" fn main(_argument: usize) -> ! {
+    let engine = engine();
+    if pager::become_pager(engine).is_err() {
+        task::exit_process(1);
+    }
+    let mut watcher = Watcher::new(engine);
+    loop {
+        watcher.look();
+    }
+}
+
+struct Watcher {
+    engine: &'static Engine,
+    started: (u64, u64),
+    looks: u32,
+    credentials: u32,
+    interval: u64,
+}
+
+impl Watcher {
+    fn new(engine: &'static Engine) -> Self {
+        Self {
+            engine,
+            started: (task::now_ns(), arch::ticks()),
+            looks: 0,
+            credentials: 0,
+            interval: 1,
+        }
+    }
+
+    fn look(&mut self) {
+        let program = self.engine.fds.program.load(Ordering::Relaxed);
+        let ended = fd::wait_readable([program], self.interval as i64);
+        if !matches!(ended, Ok([false])) {
+            self.finish();
+        }
+        self.looks += 1;
+        self.calibrate();
+        let rare = self.looks % RARE == 1 || self.interval >= TICK_MS * u64::from(RARE) / 2;
+        if rare {
+            if self.program_is_elsewhere() {
+                self.finish();
+            }
+            self.follow_credentials();
+        }
+        let anonymous = measure(self.engine);
+        self.engine.update_engine_bytes();
+        self.engine.budget.measured(anonymous);
+        self.divide();
+        self.interval = match self.engine.phase() {
+            Phase::Watching => {
+                if let Some(ms) = start::time_to_take_over(self.engine, anonymous) {
+                    ms
+                } else {
+                    start::take_over(self.engine);
+                    TICK_MS
+                }
+            }
+            _ => TICK_MS,
+        };
+        publish(self.engine, anonymous);
+        crate::handler::ring_if_low(self.engine);
+    }
+
+    fn calibrate(&self) {
+        let (ns, ticks) = (task::now_ns() - self.started.0, arch::ticks() - self.started.1);
+        if ticks > 0 {
+            let rate = (u128::from(ns) << 20) / u128::from(ticks);
+            NS_PER_MEGATICK.store(rate as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the program has replaced its memory by exec: then this memory is nobody's.
+    fn program_is_elsewhere(&self) -> bool {
+        let program = self.engine.program.load(Ordering::Relaxed);
+        match task::same_memory(task::process_id(), program) {
+            Some(same) => !same,
+            // kcmp needs a privilege in some containers. The sizes of the two differ if the
+            // memories do; that they agree by chance is noticed at the next look.
+            None => {
+                let mut path = Line::<32>::format(format_args!("/proc/{program}/statm"));
+                let theirs = total_pages(path.as_c_str());
+                theirs.is_some() && theirs != total_pages(c"/proc/self/statm")
+            }
+        }
+    }
+
+    fn follow_credentials(&mut self) {
+        let program = self.engine.program.load(Ordering::Relaxed);
+        let mut path = Line::<32>::format(format_args!("/proc/{program}/status"));
+        FOLLOWED.look(path.as_c_str());
+        FOLLOWED.follow(&mut self.credentials);
+    }
+
+    /// The allowance of this member: the budget less what the others use, but never less than its
+    /// share.
+    fn divide(&self) {
+        let (Some(run), Some(member)) = (self.engine.run_page(), self.engine.member()) else {
+            return;
+        };
+        let ram = run.ram.load(Ordering::Relaxed);
+        let (others, used) = run.others(member);
+        let share = ram / (others + 1);
+        self.engine.budget.set_allowance(ram.saturating_sub(used).max(share));
+        let has_device = self.engine.fds.swap_file.load(Ordering::Relaxed) >= 0;
+        self.engine.space.set_pool_limit(self.engine.budget.pool_limit(has_device) as usize);
+    }
+
+    fn finish(&self) -> ! {
+        publish(self.engine, measure(self.engine));
+        if let Some(member) = self.engine.member() {
+            member.charged.store(0, Ordering::Relaxed);
+        }
+        link::say_bye(self.engine);
+        task::exit_process(0)
+    }
+}
+
+fn total_pages(path: &core::ffi::CStr) -> Option<u64> {
+    let file = fd::open(path, linux_raw_sys::general::O_RDONLY).ok()?;
+    let mut buffer = [0; 128];
+    let len = fd::read(file.raw(), &mut buffer).ok()?;
+    text::number(&buffer[..len]).map(|(pages, _)| pages)
+}
+
+/// Anonymous memory of the process in bytes: resident less shared, proc(5) on statm.
+fn measure(engine: &Engine) -> u64 {
+    let mut buffer = [0; 128];
+    let statm = engine.fds.statm.load(Ordering::Relaxed);
+    let Ok(len) = fd::pread(statm, &mut buffer, 0) else { return 0 };
+    let numbers = text::number(&buffer[..len])
+        .and_then(|(_, rest)| text::number(rest))
+        .and_then(|(resident, rest)| text::number(rest).map(|(shared, _)| (resident, shared)));
+    numbers.map_or(0, |(resident, shared)| resident.saturating_sub(shared) * PAGE_SIZE as u64)
+}
+
+fn publish(engine: &Engine, anonymous: u64) {
+    let Some(member) = engine.member() else { return };
+    let usage = engine.space.usage();
+    let resident = engine.budget.resident_pages() * PAGE_SIZE as u64;
+    let metadata = usage.metadata.total() as u64 + engine.tables_memory();
+    for (gauge, bytes) in [
+        (Gauge::Resident, resident),
+        (Gauge::Pool, usage.pool_memory as u64),
+        (Gauge::Payload, usage.payload as u64),
+        (Gauge::Metadata, metadata),
+        (Gauge::Swapped, usage.live_slots * PAGE_SIZE as u64),
+        (Gauge::SwapUsed, SWAP_FILE.used() as u64),
+        (Gauge::Unmanaged, engine.budget.unmanaged()),
+        (Gauge::ProcessAnon, anonymous),
+    ] {
+        member.set_gauge(gauge, bytes);
+    }
+    counters::publish(member, &usage);
+    let charged = engine.budget.used();
+    member.charged.store(charged, Ordering::Relaxed);
+    member.charged_peak.fetch_max(charged, Ordering::Relaxed);
+}

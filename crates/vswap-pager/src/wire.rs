@@ -1,0 +1,83 @@
+//! Packets between a member and its coordinator, on an abstract SEQPACKET socket.
+//!
+//! A member connects when it starts its pager and sends [`Hello`] with its userfaultfd attached
+//! (SCM_RIGHTS): the coordinator keeps that descriptor open, so that evicted pages never read as
+//! zeros when the pager dies. It answers with [`Welcome`] and two descriptors at most: the memfd
+//! of the [`RunPage`](crate::run_page::RunPage), then the swap file if the run has one.
+//!
+//! From then on only the pager holds the member's end. [`BYE`] means that the program ended (or
+//! replaced itself by `exec`); an end of file without it means that the pager died, and the
+//! coordinator ends the program.
+
+/// First byte of a [`Hello`].
+pub const HELLO: u8 = 1;
+/// First byte of a packet whose rest is a line of text for the user's stderr.
+pub const MESSAGE: u8 = 2;
+/// As [`MESSAGE`], and the program is about to be killed because its data does not fit: the
+/// coordinator exits with 137 if it is the program that it started.
+pub const OUT_OF_MEMORY: u8 = 3;
+/// The only byte of the packet that ends a connection in good order.
+pub const BYE: u8 = 4;
+
+/// Longest packet in bytes.
+pub const PACKET_MAX: usize = 512;
+
+/// What a member says first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The program's process ID in its own PID namespace. The coordinator takes the real one from
+    /// SO_PEERCRED.
+    pub pid: u32,
+    /// Name of the program (`/proc/self/comm`), NUL padded.
+    pub name: [u8; 16],
+}
+
+impl Hello {
+    /// Size of the packet.
+    pub const SIZE: usize = 21;
+
+    /// The packet.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[0] = HELLO;
+        bytes[1..5].copy_from_slice(&self.pid.to_le_bytes());
+        bytes[5..].copy_from_slice(&self.name);
+        bytes
+    }
+
+    /// Reads a packet; `None` if it is not a hello.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&kind, rest) = bytes.split_first()?;
+        if kind != HELLO || bytes.len() != Self::SIZE {
+            return None;
+        }
+        let (pid, name) = rest.split_first_chunk::<4>()?;
+        Some(Self { pid: u32::from_le_bytes(*pid), name: name.try_into().ok()? })
+    }
+}
+
+/// The coordinator's answer: the member's index in the run page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// Index into [`RunPage::members`](crate::run_page::RunPage::members).
+    pub index: u32,
+}
+
+impl Welcome {
+    /// Size of the packet.
+    pub const SIZE: usize = 5;
+
+    /// The packet.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[0] = HELLO;
+        bytes[1..].copy_from_slice(&self.index.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a packet; `None` if it is not a welcome.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let index = bytes.strip_prefix(&[HELLO])?.try_into().ok()?;
+        Some(Self { index: u32::from_le_bytes(index) })
+    }
+}
