@@ -1,0 +1,271 @@
+//! The command line: what is typed, checked as far as that needs no look at the machine.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum};
+use vswap_pager::config::{CodecChoice, Engine};
+
+use crate::refusal::Refusal;
+use crate::size::{Size, SizeError};
+
+/// Least budget that a program can live in: its own code and libraries aside, the engine needs room
+/// for a staging area, its page tables and a first part of the pool.
+pub const MIN_RAM: u64 = 16 << 20;
+
+/// Run programs in less memory than they need.
+#[derive(Debug, Parser)]
+#[command(name = "vswap", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a program and its children with a limit on their RAM
+    Run(RunArgs),
+    /// Say what this machine allows, and what to do about what is missing
+    Doctor,
+    /// Compare vswap with the kernel's own swap on this machine
+    Bench(crate::bench::Args),
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  vswap run --ram 2G -- python3 train.py
+  vswap run --ram 64M --swap /var/tmp --stats stats.json -- sort big.txt
+  vswap run --ram 512M --swap /mnt/disk/swap:20G --codec zstd:3 -v -- make -j4
+
+SIZE is a number with K, M, G or T (powers of 1024), as in 512M, 1.5G or 2GiB.
+
+Exit status: that of PROG, also when it dies by a signal. 2 for wrong usage, 125 if vswap itself
+failed, 126 if PROG cannot be run, 127 if it is not found, 137 if vswap had to end it.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    override_usage = "vswap run [OPTIONS] [--] PROG [ARGS]...",
+    after_help = RUN_EXAMPLES,
+    args_override_self = true
+)]
+pub struct RunArgs {
+    /// RAM for PROG and its children: anonymous memory, compressed memory and vswap's own. 'auto' is
+    /// the tightest memory cgroup limit, or physical memory, less what others hold and a reserve
+    /// for the kernel's needs
+    #[arg(long, value_name = "SIZE|auto", default_value = "auto", value_parser = parse_ram)]
+    pub ram: Ram,
+
+    /// Also swap to a file in PATH, a directory or the name of a new file, which nobody else ever
+    /// sees. SIZE limits it; the default is what the file system has free, less a tenth
+    #[arg(long, value_name = "PATH[:SIZE]", value_parser = clap::value_parser!(OsString))]
+    pub swap: Option<OsString>,
+
+    /// Compressor: lz4, zstd[:LEVEL] with LEVEL from -7 to 19, or none
+    #[arg(long, value_name = "CODEC", default_value = "lz4", value_parser = parse_codec)]
+    pub codec: CodecChoice,
+
+    /// Who resolves page faults: a pager process (handoff), for any program, or the faulting thread
+    /// (inline), faster, for programs that can do with system calls failing on swapped-out buffers
+    #[arg(long, value_name = "ENGINE", default_value = "handoff", hide_possible_values = true)]
+    pub engine: EngineArg,
+
+    /// Write counters as JSON when PROG ends
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+
+    /// Keep FILE up to date, once a second, with the time lost to lack of memory, in the format of
+    /// /proc/pressure/memory, and the fill of the pool
+    #[arg(long, value_name = "FILE")]
+    pub pressure: Option<PathBuf>,
+
+    /// Print what was decided, and a summary at the end, on stderr
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Evict random pages after every mapping call
+    #[arg(long, value_name = "SEED", hide = true)]
+    pub chaos: Option<u64>,
+
+    /// Program to run, with its arguments
+    #[arg(value_name = "PROG [ARGS]", required = true, trailing_var_arg = true, num_args = 1..)]
+    pub command: Vec<OsString>,
+}
+
+/// The budget as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ram {
+    /// As much as the machine or its cgroup gives.
+    Auto,
+    /// So much.
+    Given(Size),
+}
+
+/// [`Engine`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    Handoff,
+    Inline,
+}
+
+impl From<EngineArg> for Engine {
+    fn from(arg: EngineArg) -> Self {
+        match arg {
+            EngineArg::Handoff => Self::Handoff,
+            EngineArg::Inline => Self::Inline,
+        }
+    }
+}
+
+/// Where the swap file goes, as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwapPlace {
+    /// Directory, or name of a file that does not exist.
+    pub path: PathBuf,
+    /// Limit, if one was given.
+    pub size: Option<Size>,
+}
+
+impl RunArgs {
+    /// The place of the swap file. What follows the last colon of the option is a size if it looks
+    /// like one, that is, if it begins with a digit; otherwise it belongs to the path.
+    pub fn swap_place(&self) -> Result<Option<SwapPlace>, Refusal> {
+        let Some(text) = &self.swap else { return Ok(None) };
+        let whole = || SwapPlace { path: PathBuf::from(text), size: None };
+        let place = match text.to_str().and_then(|text| text.rsplit_once(':')) {
+            Some((path, size)) if size.starts_with(|c: char| c.is_ascii_digit()) => {
+                let size = size.parse().map_err(|e: SizeError| refuse_size("--swap", &e))?;
+                SwapPlace { path: PathBuf::from(path), size: Some(size) }
+            }
+            Some((_, "")) => {
+                return Err(refuse_size("--swap", &SizeError::NotANumber(String::new())));
+            }
+            _ => whole(),
+        };
+        if place.path == Path::new("") {
+            return Err(Refusal::usage(
+                "--swap has no path",
+                "write for example --swap /var/tmp:10G",
+            ));
+        }
+        Ok(Some(place))
+    }
+}
+
+fn refuse_size(option: &str, error: &SizeError) -> Refusal {
+    let text = error.to_string();
+    let (what, remedy) = text.split_once("; ").unwrap_or((&text, "try 'vswap run --help'"));
+    Refusal::usage(format!("{option}: {what}"), remedy)
+}
+
+fn parse_ram(text: &str) -> Result<Ram, String> {
+    if text == "auto" {
+        return Ok(Ram::Auto);
+    }
+    let size: Size = text.parse().map_err(|e: SizeError| e.to_string())?;
+    if size.0 < MIN_RAM {
+        let least = Size(MIN_RAM);
+        return Err(format!("{size} is less than a program can live in; give at least {least}"));
+    }
+    Ok(Ram::Given(size))
+}
+
+fn parse_codec(text: &str) -> Result<CodecChoice, String> {
+    CodecChoice::parse(text).ok_or_else(|| {
+        format!("unknown codec '{text}'; use lz4, zstd, zstd:LEVEL (-7 to 19) or none")
+    })
+}
+
+/// Reads the command line. Help and version come back as an error too, as clap has it.
+pub fn parse() -> Result<Args, clap::Error> {
+    Args::try_parse()
+}
+
+/// What clap found wrong, in one line.
+pub fn refusal(error: &clap::Error) -> Refusal {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    let help = match std::env::args_os().nth(1) {
+        Some(first) if first == "run" => "try 'vswap run --help'",
+        _ => "try 'vswap --help'",
+    };
+    let option = context(ContextKind::InvalidArg);
+    let flag = option.split(' ').next().unwrap_or_default();
+    let value = context(ContextKind::InvalidValue);
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let text =
+                std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            let (what, remedy) = text.split_once("; ").unwrap_or((&text, help));
+            Refusal::usage(format!("{flag}: {what}"), remedy)
+        }
+        ErrorKind::InvalidValue if value.is_empty() => {
+            Refusal::usage(format!("{flag} needs a value"), help)
+        }
+        ErrorKind::InvalidValue => {
+            let valid = context(ContextKind::ValidValue).replace(", ", " or ");
+            Refusal::usage(format!("{flag}: unknown value '{value}'"), format!("use {valid}"))
+        }
+        ErrorKind::UnknownArgument => Refusal::usage(format!("unknown option '{option}'"), help),
+        ErrorKind::InvalidSubcommand => {
+            let name = context(ContextKind::InvalidSubcommand);
+            Refusal::usage(format!("unknown command '{name}'"), help)
+        }
+        ErrorKind::MissingRequiredArgument => Refusal::usage(
+            "no program given",
+            "name one after the options, as in 'vswap run --ram 1G -- PROG'",
+        ),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Refusal::usage("no command given", help)
+        }
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            Refusal::usage(line.strip_prefix("error: ").unwrap_or(line), help)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_args(swap: &str) -> RunArgs {
+        let args = Args::try_parse_from(["vswap", "run", "--swap", swap, "--", "true"]).unwrap();
+        match args.command {
+            Command::Run(args) => args,
+            _ => unreachable!("the command line says run"),
+        }
+    }
+
+    #[test]
+    fn a_swap_place_has_a_path_and_perhaps_a_size() {
+        for (text, path, size) in [
+            ("/var/tmp", "/var/tmp", None),
+            ("/var/tmp:10G", "/var/tmp", Some(Size(10 << 30))),
+            ("/a:b/c", "/a:b/c", None),
+            ("/a:b:4M", "/a:b", Some(Size(4 << 20))),
+        ] {
+            let place = SwapPlace { path: path.into(), size };
+            assert_eq!(run_args(text).swap_place().unwrap(), Some(place), "{text}");
+        }
+        for text in ["/a:0", "/a:5X", "/a:", ":5G"] {
+            assert!(run_args(text).swap_place().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_of_the_program_are_its_own() {
+        let args = Args::try_parse_from(["vswap", "run", "ls", "--ram", "1", "-v"]).unwrap();
+        let Command::Run(args) = args.command else { panic!("not run") };
+        assert_eq!((args.command.len(), args.ram, args.verbose), (4, Ram::Auto, false));
+    }
+
+    #[test]
+    fn clap_agrees_with_itself() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,340 @@
+//! `vswap bench`: vswap beside the kernel's own swap, on the same machine, with the same RAM.
+//!
+//! A workload of our own ([`workload`]) that knows nothing of its peers runs unchanged without a
+//! limit, on the kernel's swap under a memory cgroup, and under `vswap run`. Each limited row gets
+//! the same RAM all told ([`calibrate`]). The rounds go through all rows in turn, so that a machine
+//! that becomes slower does so for everybody. What the kernel rows change on the machine is put
+//! back however the bench ends ([`kernel::guard`]).
+
+mod calibrate;
+mod contents;
+mod kernel;
+mod report;
+mod rows;
+mod tree_memory;
+mod workload;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum as _};
+
+use self::calibrate::{Calibration, calibrate};
+use self::kernel::cgroup::{Hierarchy, Version};
+use self::kernel::{Journal, KernelError};
+use self::report::{Absence, Conditions, Report, Run};
+use self::rows::{Bench, Row, Setting};
+use self::workload::Phase;
+use crate::refusal::{Refusal, reason};
+use crate::size::Size;
+
+/// What to compare, and how often.
+#[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    /// Memory that the workload touches
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    size: Size,
+    /// RAM of each row, all told
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    ram: Size,
+    /// Threads of the workload; several numbers give several tables
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2", value_parser = parse_count)]
+    threads: Vec<usize>,
+    /// Runs of each row, of which the median is shown
+    #[arg(long, default_value_t = 3, value_parser = parse_count)]
+    rounds: usize,
+    /// Rows to run, by default all
+    #[arg(long, value_delimiter = ',', value_enum)]
+    rows: Vec<Row>,
+    /// Write the numbers of all rounds to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Fewer accesses, and the kernel's read-ahead only where it helps: for a first look
+    #[arg(long)]
+    quick: bool,
+    /// Directory for the swap file behind zswap
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    swap_dir: PathBuf,
+    #[command(subcommand)]
+    helper: Option<Helper>,
+}
+
+/// What the bench starts itself as.
+#[derive(Subcommand, Debug)]
+enum Helper {
+    /// The measured program
+    #[command(hide = true)]
+    Workload(workload::Args),
+    /// The process that puts the machine back
+    #[command(hide = true)]
+    Guard,
+    /// Enter a cgroup, then become another program
+    #[command(hide = true)]
+    Enter {
+        /// The group's cgroup.procs
+        procs: PathBuf,
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("not a number from 1 on; write for example 2".into()),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// Runs the bench, or the part of it that the arguments ask for.
+///
+/// # Errors
+/// The bench cannot start, or the machine could not be put back. Rows that fail are reported, and
+/// make the exit code 1.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.helper {
+        None => compare(&args),
+        Some(Helper::Workload(args)) => workload::run(&args).map(|()| ExitCode::SUCCESS),
+        Some(Helper::Guard) => kernel::guard::run().map(|()| ExitCode::SUCCESS),
+        Some(Helper::Enter { procs, command }) => enter(&procs, &command),
+    }
+}
+
+fn enter(procs: &PathBuf, command: &[OsString]) -> anyhow::Result<ExitCode> {
+    fs::write(procs, std::process::id().to_string())
+        .with_context(|| format!("entering the cgroup of {}", procs.display()))?;
+    let error = Command::new(&command[0]).args(&command[1..]).exec();
+    Err(error).with_context(|| format!("running {}", command[0].display()))
+}
+
+fn compare(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.ram > args.size {
+        let what = "--ram is more than --size, so nothing would be swapped";
+        return Err(Refusal::usage(what, "give a --size above it").into());
+    }
+    // Before minutes of measuring, not after.
+    let json = args.json.as_deref().map(create_json).transpose()?;
+    let stop = Arc::new(AtomicUsize::new(0));
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        signal_hook::flag::register_usize(signal, Arc::clone(&stop), signal as usize)?;
+    }
+    let program = std::env::current_exe()?;
+    let journal = Journal::start(&program, &["bench", "guard"])?;
+    let measured = Comparison::new(args, program, &journal, Arc::clone(&stop)).run();
+    journal.finish()?;
+    let Some(report) = measured else {
+        let signal = stop.load(Ordering::Relaxed);
+        eprintln!("vswap bench: stopped by signal {signal}; the machine is as it was");
+        return Ok(ExitCode::from(128 + signal as u8));
+    };
+    print!("{}", report.table());
+    if let Some(mut json) = json {
+        serde_json::to_writer_pretty(&mut json, &report)?;
+        json.write_all(b"\n")?;
+    }
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn create_json(path: &Path) -> Result<File, Refusal> {
+    File::create(path).map_err(|error| {
+        let what = format!("--json: cannot create {}: {}", path.display(), reason(error));
+        Refusal::usage(what, "give a file that can be written")
+    })
+}
+
+/// A bench under way.
+struct Comparison<'a> {
+    args: &'a Args,
+    bench: Bench<'a>,
+    /// Why there are no kernel rows.
+    no_kernel: Option<String>,
+    runs: Vec<Run>,
+    calibrations: Vec<(Row, Calibration)>,
+    skipped: Vec<Absence>,
+    failed: Vec<Absence>,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(args: &'a Args, program: PathBuf, journal: &'a Journal, stop: Arc<AtomicUsize>) -> Self {
+        let (kernel, no_kernel) = match usable_hierarchy(journal) {
+            Ok(hierarchy) => (Some((journal, hierarchy)), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let bytes = args.size.0;
+        let bench = Bench {
+            kernel,
+            program,
+            bytes,
+            accesses: args.quick.then_some(bytes / contents::PAGE_BYTES as u64 / 4),
+            swap_dir: args.swap_dir.clone(),
+            stop,
+        };
+        let (runs, calibrations, skipped, failed) = Default::default();
+        Self { args, bench, no_kernel, runs, calibrations, skipped, failed }
+    }
+
+    /// Everything that was measured, or `None` if a signal asked to stop.
+    fn run(mut self) -> Option<Report> {
+        let all = Row::value_variants();
+        let wanted = if self.args.rows.is_empty() { all } else { &self.args.rows };
+        let mut rows = Vec::new();
+        for &row in all.iter().filter(|row| wanted.contains(row)) {
+            if self.calibrate(row) {
+                rows.push(row);
+            }
+            if self.stopped() {
+                return None;
+            }
+        }
+        for round in 1..=self.args.rounds {
+            for &threads in &self.args.threads {
+                for &row in &rows {
+                    if !self.failed.iter().any(|failed| failed.row == row) {
+                        self.measure(row, threads, round);
+                    }
+                    if self.stopped() {
+                        return None;
+                    }
+                }
+            }
+        }
+        let conditions = self.conditions();
+        let Self { runs, calibrations, skipped, failed, .. } = self;
+        Some(Report::new(conditions, &runs, &calibrations, skipped, failed))
+    }
+
+    fn stopped(&self) -> bool {
+        self.bench.stop.load(Ordering::Relaxed) != 0
+    }
+
+    /// Finds the row's limit; false if the row cannot be run.
+    fn calibrate(&mut self, row: Row) -> bool {
+        if let (true, Some(reason)) = (row.is_kernel(), &self.no_kernel) {
+            let reason = reason.clone();
+            self.skip(row, reason);
+            return false;
+        }
+        if row == Row::Plain {
+            return true;
+        }
+        match calibrate(&self.bench, row, self.args.ram.0) {
+            Ok(calibration) => {
+                eprintln!("{:<18} {}", row.title(), describe(&calibration));
+                self.calibrations.push((row, calibration));
+                true
+            }
+            Err(error) => {
+                self.absent(row, &error);
+                false
+            }
+        }
+    }
+
+    fn measure(&mut self, row: Row, threads: usize, round: usize) {
+        let limit = self.calibrations.iter().find(|(other, _)| *other == row);
+        let limit = limit.map_or(0, |(_, calibration)| calibration.limit);
+        for (page_cluster, phases) in read_ahead_settings(row, self.args.quick) {
+            let setting = Setting { row, page_cluster, threads, phases, limit, sample_pss: false };
+            match self.bench.run(&setting) {
+                Ok(measurement) => {
+                    let times: Vec<_> = measurement
+                        .phases
+                        .iter()
+                        .map(|time| format!("{} {:.0}", time.phase.title(), time.ns))
+                        .collect();
+                    let read_ahead = page_cluster.map(|n| format!(" (page-cluster {n})"));
+                    eprintln!(
+                        "round {round}/{}, threads {threads}: {:<18} {}{}",
+                        self.args.rounds,
+                        row.title(),
+                        times.join(", "),
+                        read_ahead.unwrap_or_default(),
+                    );
+                    self.runs.push(Run { row, page_cluster, threads, measurement });
+                }
+                Err(error) => return self.absent(row, &error),
+            }
+        }
+    }
+
+    fn absent(&mut self, row: Row, error: &anyhow::Error) {
+        let reason = format!("{error:#}");
+        if self.stopped() {
+            return;
+        }
+        if error.downcast_ref::<KernelError>().is_some_and(KernelError::is_unavailable) {
+            self.skip(row, reason);
+        } else {
+            eprintln!("FAILED: {}: {reason}", row.title());
+            self.failed.push(Absence { row, reason });
+        }
+    }
+
+    fn skip(&mut self, row: Row, reason: String) {
+        eprintln!("SKIPPED: {}: {reason}", row.title());
+        self.skipped.push(Absence { row, reason });
+    }
+
+    fn conditions(&self) -> Conditions {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let processor = read("/proc/cpuinfo");
+        let processor =
+            processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Conditions {
+            kernel: read("/proc/sys/kernel/osrelease").trim_end().into(),
+            processor: processor.map_or(String::new(), |(_, name)| name.into()),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled").trim_end().into(),
+            cgroup: self.bench.kernel.as_ref().map(|(_, hierarchy)| match hierarchy.version {
+                Version::V1 => "v1",
+                Version::V2 => "v2",
+            }),
+            bytes: self.args.size.0,
+            ram: self.args.ram.0,
+            rounds: self.args.rounds,
+            quick: self.args.quick,
+        }
+    }
+}
+
+/// Where memory cgroups can be made, tried by making one.
+fn usable_hierarchy(journal: &Journal) -> Result<Hierarchy, String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("only root may configure swap and memory cgroups; try sudo".into());
+    }
+    let hierarchy = Hierarchy::find().map_err(|error| error.to_string())?;
+    hierarchy.create(journal).map(drop).map_err(|error| error.to_string())?;
+    Ok(hierarchy)
+}
+
+/// A kernel row is run with and without read-ahead, and each phase shows the better. A quick bench
+/// takes each only for the phases that it is known to suit.
+fn read_ahead_settings(row: Row, quick: bool) -> Vec<(Option<u8>, Vec<Phase>)> {
+    let all = || Phase::ALL.to_vec();
+    match (row.is_kernel(), quick) {
+        (false, _) => vec![(None, all())],
+        (true, false) => vec![(Some(0), all()), (Some(3), all())],
+        (true, true) => vec![
+            (Some(3), vec![Phase::Fill, Phase::OrderedRead]),
+            (Some(0), vec![Phase::Fill, Phase::RandomRead, Phase::RandomWrite]),
+        ],
+    }
+}
+
+fn describe(calibration: &Calibration) -> String {
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let pool = calibration.uncharged_pool;
+    let pool = (pool > 0).then(|| format!(" + pool outside it {}", mib(pool)));
+    let peak = calibration.peak.map(|peak| format!("; takes {}", mib(peak)));
+    let pss = calibration.peak_pss.map(|pss| format!(", Pss_Anon {}", mib(pss)));
+    let parts = [pool, peak, pss].into_iter().flatten();
+    parts.fold(format!("limit {}", mib(calibration.limit)), |text, part| text + &part)
+}

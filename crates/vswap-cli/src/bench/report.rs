@@ -1,0 +1,346 @@
+//! From the runs to what people and programs read.
+//!
+//! A cell is the median of its rounds, with the least and the greatest. A kernel row was run with
+//! two settings of its read-ahead; each of its cells shows the better one. The ratio says how many
+//! times faster a cell is than the best kernel row's in the same column.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::calibrate::Calibration;
+use super::rows::{Measurement, Row};
+use super::workload::Phase;
+
+/// A measured run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The peer.
+    pub row: Row,
+    /// The read-ahead of a kernel row.
+    pub page_cluster: Option<u8>,
+    /// Of the workload.
+    pub threads: usize,
+    /// What it gave.
+    pub measurement: Measurement,
+}
+
+/// Times of one cell over the rounds, in ns per page or access.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// The middle one, or the mean of the two in the middle.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+    /// All, in the order of the rounds.
+    pub rounds: Vec<f64>,
+}
+
+impl Spread {
+    /// `None` if there are no rounds.
+    fn of(rounds: Vec<f64>) -> Option<Self> {
+        let mut sorted = rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (&min, &max) = (sorted.first()?, sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        Some(Self { median, min, max, rounds })
+    }
+}
+
+/// One cell of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell {
+    /// The peer.
+    pub row: Row,
+    /// Of the workload.
+    pub threads: usize,
+    /// The pattern.
+    pub phase: Phase,
+    /// The better read-ahead, for a kernel row.
+    pub page_cluster: Option<u8>,
+    /// The times.
+    pub ns: Spread,
+    /// How many times faster than the best kernel row, if one was measured.
+    pub ratio: Option<f64>,
+}
+
+/// What a row took of RAM.
+#[derive(Clone, Debug, Serialize)]
+pub struct RowMemory {
+    /// The peer.
+    pub row: Row,
+    /// Of the workload.
+    pub threads: usize,
+    /// The cgroup's limit of a kernel row, `--ram` of a vswap row.
+    pub limit: Option<u64>,
+    /// Most RAM over all of its runs, seen from outside.
+    pub peak: Option<u64>,
+    /// The largest pool that the limit does not cover.
+    pub uncharged_pool: u64,
+    /// Most anonymous memory of the process tree in the calibration run.
+    pub peak_pss_anon: Option<u64>,
+    /// Most bytes that other programs had in the row's swap area: they slowed it down.
+    pub foreign_swap: u64,
+}
+
+/// A row that has no numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Absence {
+    /// The peer.
+    pub row: Row,
+    /// Why.
+    pub reason: String,
+}
+
+/// What was measured where.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Conditions {
+    /// Kernel release.
+    pub kernel: String,
+    /// Name of the processor.
+    pub processor: String,
+    /// How many of them.
+    pub cpus: usize,
+    /// The machine's setting of transparent huge pages.
+    pub huge_pages: String,
+    /// Version of the memory cgroup, or none.
+    pub cgroup: Option<&'static str>,
+    /// Bytes touched.
+    pub bytes: u64,
+    /// RAM of each limited row, all told.
+    pub ram: u64,
+    /// Rounds of each cell.
+    pub rounds: usize,
+    /// A short run: fewer accesses, and each read-ahead only for the phases that it suits.
+    pub quick: bool,
+}
+
+/// Everything that the bench found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Where and how.
+    pub conditions: Conditions,
+    /// The table's cells.
+    pub cells: Vec<Cell>,
+    /// What the rows took.
+    pub memory: Vec<RowMemory>,
+    /// Rows that this machine or user cannot have.
+    pub skipped: Vec<Absence>,
+    /// Rows that failed.
+    pub failed: Vec<Absence>,
+}
+
+impl Report {
+    /// Sums up the runs.
+    pub fn new(
+        conditions: Conditions,
+        runs: &[Run],
+        calibrations: &[(Row, Calibration)],
+        skipped: Vec<Absence>,
+        failed: Vec<Absence>,
+    ) -> Self {
+        let mut settings: Vec<_> = runs.iter().map(|run| (run.threads, run.row)).collect();
+        settings.sort_unstable();
+        settings.dedup();
+        let mut cells: Vec<Cell> = settings
+            .iter()
+            .flat_map(|&(threads, row)| {
+                Phase::ALL.into_iter().filter_map(move |phase| cell(runs, row, threads, phase))
+            })
+            .collect();
+        let kernel: Vec<Cell> = cells.iter().filter(|cell| cell.row.is_kernel()).cloned().collect();
+        for cell in &mut cells {
+            cell.ratio = kernel
+                .iter()
+                .filter(|other| other.phase == cell.phase && other.threads == cell.threads)
+                .map(|other| other.ns.median / cell.ns.median)
+                .min_by(f64::total_cmp);
+        }
+        let memory = settings
+            .iter()
+            .map(|&(threads, row)| memory(runs, calibrations, row, threads))
+            .collect();
+        Self { conditions, cells, memory, skipped, failed }
+    }
+
+    /// The tables, one for each number of threads.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let mut threads: Vec<_> = self.memory.iter().map(|memory| memory.threads).collect();
+        threads.dedup();
+        for threads in threads {
+            self.write_table(&mut text, threads);
+        }
+        for (what, absences) in [("skipped", &self.skipped), ("FAILED", &self.failed)] {
+            for absence in absences {
+                let _ = writeln!(text, "{what}: {}: {}", absence.row.title(), absence.reason);
+            }
+        }
+        text
+    }
+
+    fn write_table(&self, text: &mut String, threads: usize) {
+        let plural = if threads == 1 { "" } else { "s" };
+        let _ = writeln!(
+            text,
+            "{threads} thread{plural}, {} MiB in {} MiB of RAM; ns per page or access, median \
+             (min–max) × faster than the best kernel row",
+            self.conditions.bytes >> 20,
+            self.conditions.ram >> 20,
+        );
+        let _ = write!(text, "{:<18}", "");
+        for phase in Phase::ALL {
+            let _ = write!(text, " {:>27}", phase.title());
+        }
+        let _ = writeln!(text, " {:>9} {:>6}", "limit", "peak");
+        for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
+            let _ = write!(text, "{:<18}", memory.row.title());
+            for phase in Phase::ALL {
+                let _ = write!(text, " {:>27}", self.cell_text(memory.row, threads, phase));
+            }
+            let mib = |bytes: Option<u64>| bytes.map_or("–".into(), |b| (b >> 20).to_string());
+            let _ = writeln!(text, " {:>9} {:>6}", mib(memory.limit), mib(memory.peak));
+        }
+        for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
+            let foreign = memory.foreign_swap >> 20;
+            if foreign > 0 {
+                let title = memory.row.title();
+                let _ = writeln!(text, "disturbed: {title}: others had {foreign} MiB in its swap");
+            }
+        }
+        text.push('\n');
+    }
+
+    fn cell_text(&self, row: Row, threads: usize, phase: Phase) -> String {
+        let same = |cell: &&Cell| cell.row == row && cell.threads == threads && cell.phase == phase;
+        let Some(cell) = self.cells.iter().find(same) else { return "–".into() };
+        let Spread { median, min, max, .. } = cell.ns;
+        let ratio = cell.ratio.map_or(String::new(), |ratio| format!(" {ratio:5.2}×"));
+        format!("{median:.0} ({min:.0}–{max:.0}){ratio}")
+    }
+}
+
+/// The better of a row's read-ahead settings, without its ratio.
+fn cell(runs: &[Run], row: Row, threads: usize, phase: Phase) -> Option<Cell> {
+    let of_row = || runs.iter().filter(move |run| run.row == row && run.threads == threads);
+    let mut settings: Vec<_> = of_row().map(|run| run.page_cluster).collect();
+    settings.sort_unstable();
+    settings.dedup();
+    settings
+        .into_iter()
+        .filter_map(|page_cluster| {
+            let rounds = of_row()
+                .filter(|run| run.page_cluster == page_cluster)
+                .flat_map(|run| &run.measurement.phases)
+                .filter(|time| time.phase == phase)
+                .map(|time| time.ns)
+                .collect();
+            let ns = Spread::of(rounds)?;
+            Some(Cell { row, threads, phase, page_cluster, ns, ratio: None })
+        })
+        .min_by(|one, other| one.ns.median.total_cmp(&other.ns.median))
+}
+
+fn memory(
+    runs: &[Run],
+    calibrations: &[(Row, Calibration)],
+    row: Row,
+    threads: usize,
+) -> RowMemory {
+    let measured = runs.iter().filter(|run| run.row == row && run.threads == threads);
+    let measured = || measured.clone().map(|run| &run.measurement);
+    let calibration =
+        calibrations.iter().find(|(other, _)| *other == row).map(|(_, calibration)| calibration);
+    let seen = measured().filter_map(|measurement| measurement.peak).max();
+    RowMemory {
+        row,
+        threads,
+        limit: calibration.map(|calibration| calibration.limit),
+        // Without a cgroup only the calibration run looks.
+        peak: seen.or(calibration.and_then(|calibration| calibration.peak)),
+        uncharged_pool: measured().map(|run| run.uncharged_pool).max().unwrap_or(0),
+        foreign_swap: measured().map(|run| run.foreign_swap).max().unwrap_or(0),
+        peak_pss_anon: calibration.and_then(|calibration| calibration.peak_pss),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::workload::PhaseTime;
+    use super::*;
+
+    fn run(row: Row, page_cluster: Option<u8>, times: &[(Phase, f64)]) -> Run {
+        let phases = times.iter().map(|&(phase, ns)| PhaseTime { phase, ns }).collect();
+        let measurement = Measurement {
+            phases,
+            peak: Some(1 << 20),
+            uncharged_pool: 0,
+            peak_pss: None,
+            foreign_swap: 0,
+        };
+        Run { row, page_cluster, threads: 1, measurement }
+    }
+
+    fn report(runs: &[Run]) -> Report {
+        Report::new(Conditions::default(), runs, &[], vec![], vec![])
+    }
+
+    fn find(report: &Report, row: Row, phase: Phase) -> &Cell {
+        report.cells.iter().find(|cell| cell.row == row && cell.phase == phase).unwrap()
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let median = |rounds: &[f64]| Spread::of(rounds.to_vec()).map(|spread| spread.median);
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        let spread = Spread::of(vec![9.0, 2.0, 5.0]).unwrap();
+        assert_eq!((spread.min, spread.max, &spread.rounds[..]), (2.0, 9.0, &[9.0, 2.0, 5.0][..]));
+    }
+
+    #[test]
+    fn a_kernel_cell_is_the_better_read_ahead_of_its_phase() {
+        let report = report(&[
+            run(Row::ZramLz4, Some(0), &[(Phase::OrderedRead, 60.0), (Phase::RandomRead, 30.0)]),
+            run(Row::ZramLz4, Some(3), &[(Phase::OrderedRead, 20.0), (Phase::RandomRead, 40.0)]),
+        ]);
+        let cell = |phase| find(&report, Row::ZramLz4, phase);
+        assert_eq!(cell(Phase::OrderedRead).page_cluster, Some(3));
+        assert_eq!(cell(Phase::RandomRead).page_cluster, Some(0));
+        assert_eq!(cell(Phase::RandomRead).ns.rounds, [30.0]);
+    }
+
+    #[test]
+    fn ratios_are_to_the_best_kernel_row_of_the_same_phase() {
+        let report = report(&[
+            run(Row::ZramLz4, Some(3), &[(Phase::Fill, 30.0)]),
+            run(Row::ZswapLzo, Some(3), &[(Phase::Fill, 20.0)]),
+            run(Row::Handoff, None, &[(Phase::Fill, 10.0), (Phase::RandomRead, 5.0)]),
+        ]);
+        let ratio = |row| find(&report, row, Phase::Fill).ratio;
+        assert_eq!(ratio(Row::Handoff), Some(2.0));
+        assert_eq!(ratio(Row::ZswapLzo), Some(1.0));
+        assert_eq!(ratio(Row::ZramLz4), Some(20.0 / 30.0));
+        assert_eq!(find(&report, Row::Handoff, Phase::RandomRead).ratio, None);
+    }
+
+    #[test]
+    fn the_table_shows_each_row_once() {
+        let table = report(&[
+            run(Row::ZramLz4, Some(0), &[(Phase::Fill, 30.0)]),
+            run(Row::ZramLz4, Some(3), &[(Phase::Fill, 20.0)]),
+            run(Row::Handoff, None, &[(Phase::Fill, 10.0)]),
+        ])
+        .table();
+        assert_eq!(table.matches("kernel zram lz4").count(), 1, "{table}");
+        assert!(table.contains("10 (10–10)  2.00×"), "{table}");
+    }
+}

@@ -1,0 +1,344 @@
+//! The peers, one row of the table each, and how the workload is run under one of them.
+//!
+//! A run sets up what its row needs (a memory cgroup, a swap device), starts the workload inside,
+//! and watches from outside until it ends: for a signal to the bench, for the time limit, and for
+//! the memory that the row takes. Dropping the set-up puts the machine back, so that each run
+//! starts from the same state, whatever ran before.
+
+use std::io::Read as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Serialize;
+
+use super::kernel::cgroup::{Hierarchy, MemoryGroup, Version};
+use super::kernel::zram::ZramSwap;
+use super::kernel::zswap::{self, ZswapSwap};
+use super::kernel::{Journal, KernelError, set_page_cluster, swap_file};
+use super::tree_memory;
+use super::workload::{Output, Phase, PhaseTime};
+
+/// How often the memory of a running row is looked at.
+const SAMPLE: Duration = Duration::from_millis(10);
+
+/// What a swap area is made larger than twice the data.
+const SPARE_AREA: u64 = 512 << 20;
+
+/// A peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Row {
+    /// No limit at all: the upper bound.
+    Plain,
+    /// Kernel swap on zram with lz4.
+    ZramLz4,
+    /// Kernel zswap with lz4 before a swap file.
+    ZswapLz4,
+    /// Kernel zswap with lzo, its usual default, before a swap file.
+    ZswapLzo,
+    /// `vswap run --engine handoff`.
+    Handoff,
+    /// `vswap run --engine inline`.
+    Inline,
+}
+
+/// What a row needs of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Nothing,
+    Zram(&'static str),
+    Zswap(&'static str),
+    Vswap(&'static str),
+}
+
+impl Row {
+    const fn peer(self) -> Peer {
+        match self {
+            Self::Plain => Peer::Nothing,
+            Self::ZramLz4 => Peer::Zram("lz4"),
+            Self::ZswapLz4 => Peer::Zswap("lz4"),
+            Self::ZswapLzo => Peer::Zswap("lzo"),
+            Self::Handoff => Peer::Vswap("handoff"),
+            Self::Inline => Peer::Vswap("inline"),
+        }
+    }
+
+    /// True for the rows that the others are compared with.
+    pub const fn is_kernel(self) -> bool {
+        matches!(self.peer(), Peer::Zram(_) | Peer::Zswap(_))
+    }
+
+    /// Name for people.
+    pub fn title(self) -> String {
+        match self.peer() {
+            Peer::Nothing => "plain, no limit".into(),
+            Peer::Zram(codec) => format!("kernel zram {codec}"),
+            Peer::Zswap(codec) => format!("kernel zswap {codec}"),
+            Peer::Vswap(engine) => format!("vswap {engine}"),
+        }
+    }
+}
+
+/// What is run: a row, and how.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The peer.
+    pub row: Row,
+    /// For kernel rows, the read-ahead (2 to this power pages).
+    pub page_cluster: Option<u8>,
+    /// Of the workload.
+    pub threads: usize,
+    /// Of the workload.
+    pub phases: Vec<Phase>,
+    /// For kernel rows, the limit of the cgroup; for vswap rows, `--ram`.
+    pub limit: u64,
+    /// Sample Pss_Anon too. It walks the page tables, so only unmeasured runs do it.
+    pub sample_pss: bool,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// What the workload printed.
+    pub phases: Vec<PhaseTime>,
+    /// Most RAM taken, all told, if it could be seen.
+    pub peak: Option<u64>,
+    /// The largest pool of compressed pages that the cgroup's charge did not include.
+    pub uncharged_pool: u64,
+    /// Most anonymous memory of the process tree, if it was sampled.
+    pub peak_pss: Option<u64>,
+    /// Most bytes that other programs had in the row's swap area.
+    pub foreign_swap: u64,
+}
+
+/// What runs share.
+pub struct Bench<'j> {
+    /// `None` without the right to change the machine; then there are no kernel rows.
+    pub kernel: Option<(&'j Journal, Hierarchy)>,
+    /// This program, which is also the workload and `vswap run`.
+    pub program: PathBuf,
+    /// Bytes that the workload touches.
+    pub bytes: u64,
+    /// Random accesses; by default one per page.
+    pub accesses: Option<u64>,
+    /// Where the swap file goes.
+    pub swap_dir: PathBuf,
+    /// The number of the signal that asked the bench to stop, or 0.
+    pub stop: Arc<AtomicUsize>,
+}
+
+/// The kernel swap of a row, while it is in use.
+enum Swap<'j> {
+    None,
+    Zram(ZramSwap<'j>),
+    Zswap(ZswapSwap<'j>, Version),
+}
+
+impl Swap<'_> {
+    fn area(&self) -> Option<&Path> {
+        match self {
+            Self::None => None,
+            Self::Zram(zram) => Some(zram.area()),
+            Self::Zswap(zswap, _) => Some(zswap.area()),
+        }
+    }
+
+    /// Bytes of the pool that no cgroup is charged for. Version 1 leaves zswap's out: the kernel
+    /// charges it in the unified hierarchy only.
+    fn uncharged_pool(&self) -> Result<u64, KernelError> {
+        match self {
+            Self::None | Self::Zswap(_, Version::V2) => Ok(0),
+            Self::Zram(zram) => zram.pool_bytes(),
+            Self::Zswap(_, Version::V1) => zswap::pool_bytes(),
+        }
+    }
+}
+
+impl<'j> Bench<'j> {
+    /// Runs the workload once.
+    ///
+    /// # Errors
+    /// A [`KernelError`] if the row could not be set up; otherwise the workload failed, found wrong
+    /// bytes, or took too long, or the bench was asked to stop.
+    pub fn run(&self, setting: &Setting) -> anyhow::Result<Measurement> {
+        // In the order of set-up; dropped the other way round, so that the workload is dead
+        // before its swap is turned off.
+        let swap = self.swap(setting.row)?;
+        let _read_ahead = match (&self.kernel, setting.page_cluster) {
+            (Some((journal, _)), Some(value)) => Some(set_page_cluster(journal, value)?),
+            _ => None,
+        };
+        let group = match &self.kernel {
+            Some((journal, hierarchy)) => Some(hierarchy.create(journal)?),
+            None => None,
+        };
+        if let (Some(group), true) = (&group, setting.row.is_kernel()) {
+            group.set_limit(setting.limit)?;
+        }
+        let run = Running {
+            child: self.spawn(setting, group.as_ref())?,
+            deadline: Instant::now() + time_limit(self.bytes),
+        };
+        let mut watch =
+            Watch { swap: &swap, group: group.as_ref(), setting, seen: Seen::default() };
+        let output = run.watch(&self.stop, &mut watch)?;
+        let seen = watch.seen;
+        let peak = match &group {
+            // The sum of two numbers that peak at different times has to be sampled.
+            Some(_) if seen.uncharged_pool > 0 => Some(seen.total),
+            Some(group) => Some(group.peak().unwrap_or(seen.total)),
+            None => seen.pss,
+        };
+        Ok(Measurement {
+            phases: output.phases,
+            peak,
+            uncharged_pool: seen.uncharged_pool,
+            peak_pss: seen.pss,
+            foreign_swap: seen.foreign_swap,
+        })
+    }
+
+    fn swap(&self, row: Row) -> Result<Swap<'j>, KernelError> {
+        let (journal, version) = match (&self.kernel, row.peer()) {
+            (_, Peer::Nothing | Peer::Vswap(_)) => return Ok(Swap::None),
+            (None, _) => return Err(KernelError::Missing("right to configure swap".into())),
+            (Some((journal, hierarchy)), _) => (*journal, hierarchy.version),
+        };
+        // Room for all of the data, and for what the machine swaps of others once it can.
+        let area = 2 * self.bytes + SPARE_AREA;
+        match row.peer() {
+            Peer::Zram(codec) => ZramSwap::on(journal, codec, area).map(Swap::Zram),
+            Peer::Zswap(codec) => {
+                let zswap = ZswapSwap::on(journal, codec, &self.swap_dir, area)?;
+                Ok(Swap::Zswap(zswap, version))
+            }
+            Peer::Nothing | Peer::Vswap(_) => Ok(Swap::None),
+        }
+    }
+
+    /// Starts the workload, inside the group if there is one, in a process group of its own so
+    /// that all of it can be killed.
+    fn spawn(&self, setting: &Setting, group: Option<&MemoryGroup<'_>>) -> anyhow::Result<Child> {
+        let mut command = Command::new(&self.program);
+        if let Some(group) = group {
+            command.args(["bench", "enter"]).arg(group.procs()).arg("--").arg(&self.program);
+        }
+        if let Peer::Vswap(engine) = setting.row.peer() {
+            let ram = setting.limit.to_string();
+            command.args(["run", "--ram", &ram, "--engine", engine, "--"]).arg(&self.program);
+        }
+        command.args(["bench", "workload"]);
+        command.arg("--bytes").arg(self.bytes.to_string());
+        command.arg("--threads").arg(setting.threads.to_string());
+        if let Some(accesses) = self.accesses {
+            command.arg("--accesses").arg(accesses.to_string());
+        }
+        let phases: Vec<_> = setting.phases.iter().map(|phase| phase.argument()).collect();
+        command.arg("--phases").arg(phases.join(","));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))?;
+        Ok(child)
+    }
+}
+
+/// Some 80 µs for each page in each of the five passes, ten times what a slow peer takes: only a
+/// hang reaches it.
+fn time_limit(bytes: u64) -> Duration {
+    Duration::from_secs(10) + Duration::from_millis((bytes >> 20) * 100)
+}
+
+/// A started workload, killed when dropped before its end.
+struct Running {
+    child: Child,
+    deadline: Instant,
+}
+
+impl Running {
+    fn watch(mut self, stop: &AtomicUsize, watch: &mut Watch<'_>) -> anyhow::Result<Output> {
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            let signal = stop.load(Ordering::Relaxed);
+            ensure!(signal == 0, "stopped by signal {signal}");
+            ensure!(Instant::now() < self.deadline, "it ran longer than its time limit");
+            watch.sample(Pid::from_child(&self.child))?;
+            std::thread::sleep(SAMPLE);
+        };
+        if let Some(signal) = status.signal() {
+            let reason = if signal == libc::SIGKILL { ", probably for want of memory" } else { "" };
+            bail!("it was killed by signal {signal}{reason}");
+        }
+        ensure!(status.success(), "it ended with {status}");
+        let mut text = String::new();
+        self.child.stdout.take().context("its output is gone")?.read_to_string(&mut text)?;
+        serde_json::from_str(&text).with_context(|| format!("it printed {text:?}"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Once it was waited for, its id may be another's.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Looks at a run from outside.
+struct Watch<'a> {
+    swap: &'a Swap<'a>,
+    group: Option<&'a MemoryGroup<'a>>,
+    setting: &'a Setting,
+    seen: Seen,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    total: u64,
+    uncharged_pool: u64,
+    pss: Option<u64>,
+    foreign_swap: u64,
+}
+
+impl Watch<'_> {
+    fn sample(&mut self, child: Pid) -> Result<(), KernelError> {
+        if let Some(group) = self.group {
+            let pool = self.own_pool(group)?;
+            self.seen.uncharged_pool = self.seen.uncharged_pool.max(pool);
+            self.seen.total = self.seen.total.max(group.usage()? + pool);
+        }
+        if self.setting.sample_pss {
+            let processes = match self.group {
+                Some(group) => group.processes()?,
+                None => tree_memory::descendants(child),
+            };
+            self.seen.pss = self.seen.pss.max(Some(tree_memory::anonymous_bytes(&processes)));
+        }
+        Ok(())
+    }
+
+    /// The workload's part of the pool that is charged to nobody. Swap is the whole machine's, so
+    /// others may have pages in it; they are taken to compress as ours do.
+    fn own_pool(&mut self, group: &MemoryGroup<'_>) -> Result<u64, KernelError> {
+        let Some(area) = self.swap.area() else { return Ok(0) };
+        let (own, used) = (group.swapped()?, swap_file::used(area)?);
+        let foreign = used.saturating_sub(own);
+        self.seen.foreign_swap = self.seen.foreign_swap.max(foreign);
+        let pool = self.swap.uncharged_pool()?;
+        let own_share = (used - foreign) as f64 / used.max(1) as f64;
+        Ok((pool as f64 * own_share) as u64)
+    }
+}

@@ -1,0 +1,337 @@
+//! The members' end of the coordinator: who they are, what they say, and how they end.
+//!
+//! See `vswap_pager::wire` for the protocol. A connection goes through two stages. Before its hello
+//! it is a stranger who only proved to be the same user. The hello makes it a member: it gets a
+//! slot of the run page, and its userfaultfd is kept here, so that evicted pages wait instead of
+//! reading as zeros if the pager dies. The slot is free again when the connection is at its end,
+//! because only then nobody counts in it any more.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
+    listen, recvmsg, sendmsg, socket_with, sockopt,
+};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+use vswap_pager::config::SocketName;
+use vswap_pager::run_page::{MEMBERS_MAX, Member, MemberState, RunPage};
+use vswap_pager::wire::{self, Hello, Welcome};
+
+use super::totals::Totals;
+
+/// How long a program may take to be seen dead after its pager is: they often die of one cause, and
+/// then there is nothing to report.
+const DYING: Duration = Duration::from_millis(50);
+
+/// Something the rest of the coordinator has to know.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// A line for the user.
+    Line(String),
+    /// vswap ended, or is about to end, this process; the line says why.
+    Ended(Pid, String),
+}
+
+/// All connections, and the sums over members that ended.
+pub struct Members {
+    listener: OwnedFd,
+    name: SocketName,
+    page: &'static RunPage,
+    memfd: OwnedFd,
+    swap: Option<OwnedFd>,
+    connections: Vec<Connection>,
+    ended: Totals,
+    joined: u64,
+}
+
+struct Connection {
+    socket: OwnedFd,
+    pid: Pid,
+    pidfd: OwnedFd,
+    stage: Stage,
+}
+
+enum Stage {
+    Stranger,
+    Member {
+        index: usize,
+        program: String,
+        said_bye: bool,
+        /// Only held.
+        _uffd: Option<OwnedFd>,
+    },
+}
+
+/// What came out of reading a connection.
+enum Received {
+    Packet(Vec<u8>, Option<OwnedFd>),
+    Nothing,
+    End,
+}
+
+impl Members {
+    /// Listens on a socket with a name that nobody can guess.
+    pub fn listen(
+        page: &'static RunPage,
+        memfd: OwnedFd,
+        swap: Option<OwnedFd>,
+    ) -> anyhow::Result<Self> {
+        let text = format!("vswap-{}-{:016x}", std::process::id(), random()?);
+        let name = SocketName::new(&text).context("the socket's name is too long")?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .context("cannot create a socket")?;
+        bind(&listener, &SocketAddrUnix::new_abstract_name(text.as_bytes())?)
+            .context("cannot bind the socket")?;
+        listen(&listener, MEMBERS_MAX as i32).context("cannot listen on the socket")?;
+        let (connections, ended) = (Vec::new(), Totals::default());
+        Ok(Self { listener, name, page, memfd, swap, connections, ended, joined: 0 })
+    }
+
+    /// Where members connect to.
+    pub fn socket_name(&self) -> SocketName {
+        self.name
+    }
+
+    /// How many processes have had a pager.
+    pub fn joined(&self) -> u64 {
+        self.joined
+    }
+
+    /// How many have one now.
+    pub fn live(&self) -> usize {
+        self.slots().count()
+    }
+
+    /// Sums over all members, ended and live.
+    pub fn totals(&mut self) -> Totals {
+        let page = self.page;
+        let live: Vec<&Member> = self.slots().map(|index| &page.members[index]).collect();
+        self.ended.with_live(live.into_iter())
+    }
+
+    /// Descriptors to wait for.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.listener.as_fd())
+            .chain(self.connections.iter().map(|c| c.socket.as_fd()))
+    }
+
+    /// Takes what has arrived. `ready` answers [`descriptors`](Self::descriptors), in its order.
+    pub fn serve(&mut self, ready: &[bool]) -> Vec<News> {
+        let mut news = Vec::new();
+        // From the back, so that removing one leaves the places of those still to come.
+        for index in (0..self.connections.len()).rev() {
+            if ready.get(index + 1) == Some(&true) && !self.read(index, &mut news) {
+                let connection = self.connections.swap_remove(index);
+                news.extend(self.end(&connection));
+            }
+        }
+        if ready.first() == Some(&true) {
+            self.accept();
+        }
+        news
+    }
+
+    /// Waits until the pagers of processes that ended are gone too, and have counted all there is.
+    pub fn settle(&mut self, patience: Duration) -> Vec<News> {
+        let deadline = std::time::Instant::now() + patience;
+        let mut news = Vec::new();
+        loop {
+            let dead: Vec<bool> =
+                self.connections.iter().map(|c| is_dead(&c.pidfd, Duration::ZERO)).collect();
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if !dead.contains(&true) || left.is_zero() {
+                return news;
+            }
+            let mut ready = vec![false];
+            let mut fds: Vec<PollFd<'_>> =
+                self.connections.iter().map(|c| PollFd::new(&c.socket, PollFlags::IN)).collect();
+            let _ = poll(&mut fds, Some(&timespec(left)));
+            ready.extend(fds.iter().map(|fd| !fd.revents().is_empty()));
+            news.extend(self.serve(&ready));
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = usize> {
+        self.connections.iter().filter_map(|connection| match connection.stage {
+            Stage::Member { index, .. } => Some(index),
+            Stage::Stranger => None,
+        })
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = accept_with(&self.listener, flags) {
+            // Members share the swap file and the run page: neither is for another user.
+            let Ok(peer) = sockopt::socket_peercred(&socket) else { continue };
+            if peer.uid != geteuid() {
+                continue;
+            }
+            let Ok(pidfd) = pidfd_of(&socket, peer.pid) else { continue };
+            let stage = Stage::Stranger;
+            self.connections.push(Connection { socket, pid: peer.pid, pidfd, stage });
+        }
+    }
+
+    /// Reads all packets of a connection; false if it is at its end.
+    fn read(&mut self, index: usize, news: &mut Vec<News>) -> bool {
+        loop {
+            match receive(&self.connections[index].socket) {
+                Received::Nothing => return true,
+                Received::End => return false,
+                Received::Packet(bytes, fd) => {
+                    if !self.packet(index, &bytes, fd, news) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Acts on one packet; false if the connection is to be closed.
+    fn packet(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        fd: Option<OwnedFd>,
+        news: &mut Vec<News>,
+    ) -> bool {
+        let connection = &mut self.connections[index];
+        let pid = connection.pid;
+        match (&mut connection.stage, bytes.first()) {
+            (Stage::Stranger, Some(&wire::HELLO)) => match Hello::from_bytes(bytes) {
+                Some(hello) => return self.welcome(index, &hello, fd),
+                None => return false,
+            },
+            (Stage::Member { said_bye, .. }, Some(&wire::BYE)) => *said_bye = true,
+            (Stage::Member { .. }, Some(&wire::MESSAGE)) => {
+                news.push(News::Line(text(&bytes[1..])));
+            }
+            (Stage::Member { .. }, Some(&wire::OUT_OF_MEMORY)) => {
+                news.push(News::Ended(pid, text(&bytes[1..])));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Makes a member of a stranger. If there is no slot the connection is closed, and the process
+    /// goes on without a coordinator.
+    fn welcome(&mut self, connection: usize, hello: &Hello, uffd: Option<OwnedFd>) -> bool {
+        let taken: Vec<usize> = self.slots().collect();
+        let Some(index) = (0..MEMBERS_MAX).find(|index| !taken.contains(index)) else {
+            return false;
+        };
+        let connection = &mut self.connections[connection];
+        let member = &self.page.members[index];
+        member.reset();
+        member.pid.store(connection.pid.as_raw_nonzero().get() as u32, Ordering::Relaxed);
+        // Others see the slot only with the counters of its new owner.
+        member.state.store(MemberState::Live as u32, Ordering::Release);
+        self.page.members_used.fetch_max(index as u32 + 1, Ordering::AcqRel);
+        let program = text(hello.name.split(|&byte| byte == 0).next().unwrap_or_default());
+        connection.stage = Stage::Member { index, program, said_bye: false, _uffd: uffd };
+        self.joined += 1;
+        let descriptors: Vec<BorrowedFd<'_>> = std::iter::once(self.memfd.as_fd())
+            .chain(self.swap.as_ref().map(AsFd::as_fd))
+            .collect();
+        let welcome = Welcome { index: index as u32 }.to_bytes();
+        // A peer that is gone already is found at its end of file.
+        let _ = send(&connection.socket, &welcome, &descriptors);
+        true
+    }
+
+    /// Takes leave of a connection at its end, and ends the program if its pager died.
+    fn end(&mut self, connection: &Connection) -> Option<News> {
+        let Stage::Member { index, program, said_bye, .. } = &connection.stage else { return None };
+        let orphaned = !said_bye && !is_dead(&connection.pidfd, DYING);
+        if orphaned {
+            // It cannot refuse, and it cannot be another process: the pidfd names it for good.
+            let _ = pidfd_send_signal(&connection.pidfd, Signal::KILL);
+        }
+        let member = &self.page.members[*index];
+        self.ended.harvest(member);
+        member.state.store(MemberState::Ended as u32, Ordering::Release);
+        orphaned.then(|| {
+            let pid = connection.pid;
+            let line = format!(
+                "the pager of {program} (pid {pid}) died; the program was ended, since its swapped-out memory is lost",
+                pid = pid.as_raw_nonzero()
+            );
+            News::Ended(pid, line)
+        })
+    }
+}
+
+fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)
+        .context("cannot read /dev/urandom")?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end().to_owned()
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos().into() }
+}
+
+fn is_dead(pidfd: &OwnedFd, patience: Duration) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&timespec(patience))).is_ok_and(|ready| ready > 0)
+}
+
+/// The process at the other end. By its socket where the kernel can (6.5), which no reuse of process
+/// IDs can deceive.
+fn pidfd_of(socket: &OwnedFd, pid: Pid) -> Result<OwnedFd, Errno> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut pidfd: libc::c_int = -1;
+    let mut size = size_of_val(&pidfd) as libc::socklen_t;
+    // SAFETY: the option is an int, written to `pidfd`; a success makes it a new descriptor.
+    unsafe {
+        let socket = std::os::fd::AsRawFd::as_raw_fd(socket);
+        let value = (&raw mut pidfd).cast();
+        if libc::getsockopt(socket, libc::SOL_SOCKET, SO_PEERPIDFD, value, &raw mut size) == 0 {
+            return Ok(OwnedFd::from_raw_fd(pidfd));
+        }
+    }
+    pidfd_open(pid, PidfdFlags::empty())
+}
+
+fn receive(socket: &OwnedFd) -> Received {
+    let mut bytes = vec![0; wire::PACKET_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    match recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        Ok(message) if message.bytes == 0 => Received::End,
+        Ok(message) => {
+            let length = message.bytes;
+            let fd = control.drain().find_map(|part| match part {
+                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                _ => None,
+            });
+            bytes.truncate(length);
+            Received::Packet(bytes, fd)
+        }
+        Err(Errno::AGAIN | Errno::INTR) => Received::Nothing,
+        Err(_) => Received::End,
+    }
+}
+
+fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(descriptors));
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+}

@@ -1,0 +1,220 @@
+//! `vswap run`: starts the program, holds its process tree together, and ends as it ends.
+//!
+//! One thread waits for everything: signals, members, the clock. Everything that can be refused is
+//! refused before the program starts.
+
+mod members;
+mod program;
+mod run_memory;
+mod signals;
+mod swap_file;
+mod totals;
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vswap_pager::config::Config;
+use vswap_pager::run_page::RunPage;
+
+pub use self::program::Outcome;
+pub use self::totals::Totals;
+
+use self::members::{Members, News};
+use self::program::{Change, Program};
+use self::signals::Signals;
+use self::swap_file::SwapFile;
+use crate::args::{Ram, RunArgs, SwapPlace};
+use crate::cgroup::{self, Limit};
+use crate::inherited::Inherited;
+use crate::pressure::PressureFile;
+use crate::refusal::{ENDED, Refusal, say};
+use crate::size::Size;
+use crate::stats::{Report, StatsFile};
+use crate::uffd::Probe;
+use crate::{elf, preload};
+
+/// How often sums over several members are sampled, and the pressure file is looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long the exit of vswap may wait for pagers whose programs ended.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Runs the program of the command line to its end.
+pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode> {
+    let path = elf::find(&args.command[0])?;
+    elf::check(&path)?;
+    Probe::new().check(args.engine.into())?;
+    let (ram, limit) = budget(args)?;
+    let place = args.swap_place()?;
+    let swap = place.as_ref().map(swap_file::create).transpose()?;
+    let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
+    let pressure = args.pressure.as_deref().map(PressureFile::create).transpose()?;
+    let object = preload::object()?;
+    if args.verbose {
+        explain(ram, limit.as_ref(), place.as_ref().zip(swap.as_ref()));
+    }
+
+    let (memfd, page) = run_memory::create()?;
+    page.ram.store(ram, Ordering::Relaxed);
+    let swap_limit = swap.as_ref().map_or(0, |swap| swap.limit);
+    page.swap_limit.store(swap_limit, Ordering::Relaxed);
+    let members = Members::listen(page, memfd, swap.map(|swap| swap.file))?;
+    let config = Config {
+        ram,
+        engine: args.engine.into(),
+        codec: args.codec,
+        chaos: args.chaos,
+        socket: members.socket_name(),
+    };
+
+    let signals = Signals::block()?;
+    let started = Instant::now();
+    let program = Program::start(&path, &args.command, &object, &config, &inherited)?;
+    inherited.release();
+    let mut run = Run { program, members, signals, pressure, page, ended_by_vswap: false };
+    let outcome = run.watch();
+    let wall = started.elapsed();
+    let news = run.members.settle(SETTLE);
+    run.tell(news);
+
+    let report = Report {
+        words: &args.command,
+        exit_code: exit_code(outcome, run.ended_by_vswap),
+        outcome,
+        wall,
+        config: &config,
+        swap_limit,
+        swap_leased: page.swap_leased.load(Ordering::Relaxed),
+        totals: &run.members.totals(),
+        pagers: run.members.joined(),
+    };
+    if let Some(stats) = stats {
+        stats.write(&report);
+    }
+    if args.verbose {
+        report.summarize();
+    }
+    match outcome {
+        Outcome::Killed(signal) if !run.ended_by_vswap => signals::die_like(signal),
+        _ => Ok(ExitCode::from(report.exit_code)),
+    }
+}
+
+/// The budget, and the limit that it follows from if it was not given.
+fn budget(args: &RunArgs) -> Result<(u64, Option<Limit>), Refusal> {
+    if let Ram::Given(size) = args.ram {
+        return Ok((size.0, None));
+    }
+    let limit = cgroup::tightest().ok_or_else(|| {
+        Refusal::usage("cannot find out how much memory there is", "give --ram, or mount /proc")
+    })?;
+    limit.check()?;
+    Ok((limit.budget(), Some(limit)))
+}
+
+fn explain(ram: u64, limit: Option<&Limit>, swap: Option<(&SwapPlace, &SwapFile)>) {
+    match limit {
+        Some(limit) => say(limit.explain()),
+        None => say(format_args!("ram {}, as given", Size(ram))),
+    }
+    if let Some((place, swap)) = swap {
+        let place = place.path.display();
+        say(format_args!("swap file of up to {} at {place}", Size(swap.limit)));
+        if swap.in_ram {
+            say(format_args!("{place} is on tmpfs: what is swapped there stays in RAM"));
+        }
+    }
+}
+
+/// What a shell makes of an outcome.
+fn exit_code(outcome: Outcome, ended_by_vswap: bool) -> u8 {
+    match outcome {
+        Outcome::Exited(code) => code,
+        Outcome::Killed(_) if ended_by_vswap => ENDED,
+        Outcome::Killed(signal) => 128 + signal as u8,
+    }
+}
+
+/// A program with its coordinator, while it runs.
+struct Run {
+    program: Program,
+    members: Members,
+    signals: Signals,
+    pressure: Option<PressureFile>,
+    page: &'static RunPage,
+    ended_by_vswap: bool,
+}
+
+impl Run {
+    /// Serves signals and members until the program ends.
+    fn watch(&mut self) -> Outcome {
+        loop {
+            let (signals, members) = self.wait();
+            if signals && let Some(outcome) = self.take_signals() {
+                return outcome;
+            }
+            let news = self.members.serve(&members);
+            self.tell(news);
+            if let Some(pressure) = &mut self.pressure {
+                pressure.update(self.page, &self.members.totals());
+            } else if self.members.live() > 1 {
+                // Only for the peaks, which nobody else would see.
+                self.members.totals();
+            }
+        }
+    }
+
+    /// Waits; says whether signals arrived, and which of the members' descriptors are ready.
+    fn wait(&self) -> (bool, Vec<bool>) {
+        let ticks = self.pressure.is_some() || self.members.live() > 1;
+        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+        let mut fds = vec![PollFd::new(&self.signals.fd, PollFlags::IN)];
+        fds.extend(
+            self.members.descriptors().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+        // An error leaves nothing ready, and the next round asks again.
+        let _ = poll(&mut fds, ticks.then_some(&tick));
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        (ready.next() == Some(true), ready.collect())
+    }
+
+    /// Acts on signals that have arrived; the outcome if the program has ended.
+    fn take_signals(&mut self) -> Option<Outcome> {
+        while let Some(info) = self.signals.next() {
+            let mut was_stopped = false;
+            while let Some(change) = self.program.change() {
+                match change {
+                    Change::Ended(outcome) => return Some(outcome),
+                    Change::Stopped(signal) => {
+                        signals::stop_like(signal);
+                        was_stopped = true;
+                    }
+                    Change::Continued => {}
+                }
+            }
+            match info.ssi_signo as libc::c_int {
+                libc::SIGCHLD => {}
+                // The shell continued the program together with us.
+                libc::SIGCONT if !self.program.stopped => {}
+                // It has stopped the program, and by now that goes on: it must not stop it again.
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if was_stopped => {}
+                _ => signals::forward(&info, self.program.pid),
+            }
+        }
+        None
+    }
+
+    fn tell(&mut self, news: Vec<News>) {
+        for item in news {
+            match item {
+                News::Line(line) => say(line),
+                News::Ended(pid, line) => {
+                    self.ended_by_vswap |= pid == self.program.pid;
+                    say(line);
+                }
+            }
+        }
+    }
+}

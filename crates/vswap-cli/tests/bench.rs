@@ -1,0 +1,182 @@
+//! `vswap bench` changes the whole machine's swap, and has to put it back however it ends.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const LOCK: &str = "/tmp/vswap-bench.lock";
+
+/// What the bench changes on the machine.
+#[derive(Debug, PartialEq, Eq)]
+struct Machine {
+    swaps: Vec<PathBuf>,
+    zram: Vec<PathBuf>,
+    zswap: Vec<(PathBuf, String)>,
+    page_cluster: String,
+    groups: Vec<PathBuf>,
+    swap_files: Vec<PathBuf>,
+}
+
+impl Machine {
+    fn look(swap_dir: &Path) -> Self {
+        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let swaps = read(Path::new("/proc/swaps"));
+        let swaps = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+        let zswap = entries(Path::new("/sys/module/zswap/parameters"));
+        let mut groups = Vec::new();
+        find_groups(Path::new("/sys/fs/cgroup"), &mut groups);
+        Self {
+            swaps: swaps.map(PathBuf::from).collect(),
+            zram: entries(Path::new("/sys/class/block"))
+                .into_iter()
+                .filter(|path| path.to_string_lossy().contains("zram"))
+                .collect(),
+            zswap: zswap.into_iter().map(|path| (path.clone(), read(&path))).collect(),
+            page_cluster: read(Path::new("/proc/sys/vm/page-cluster")),
+            groups,
+            swap_files: entries(swap_dir),
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+fn find_groups(dir: &Path, found: &mut Vec<PathBuf>) {
+    for path in entries(dir).into_iter().filter(|path| path.is_dir() && !path.is_symlink()) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vswap-bench-")) {
+            found.push(path.clone());
+        }
+        find_groups(&path, found);
+    }
+}
+
+/// A directory for swap files, on a disk.
+struct SwapDir(PathBuf);
+
+impl SwapDir {
+    fn new(name: &str) -> Self {
+        let dir = Path::new("/var/tmp").join(format!("vswap-{name}-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for SwapDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn start(row: &str, swap_dir: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_vswap"))
+        .args(["bench", "--size", "96M", "--ram", "72M", "--threads", "1", "--rounds", "99"])
+        .args(["--rows", row, "--swap-dir"])
+        .arg(swap_dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until `done`, or fails and kills the bench.
+fn wait_until(bench: &mut Child, what: &str, mut done: impl FnMut(&mut Child) -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while !done(bench) {
+        if Instant::now() > deadline {
+            let _ = bench.kill();
+            panic!("{what}: not within {TIMEOUT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Takes the lock that a bench holds, and the guard that it left behind. Others on this machine may
+/// have it for as long as a bench takes.
+fn take_lock() -> Option<fs::File> {
+    let deadline = Instant::now() + TIMEOUT;
+    // Before the first bench there is no such file.
+    while let Ok(lock) = fs::File::open(LOCK) {
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Some(lock);
+        }
+        assert!(Instant::now() < deadline, "{LOCK} is held by another bench");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+/// Interrupts a bench in the middle of a row, and checks that the machine is as before.
+fn interrupt(row: &str, signal: Signal) -> Option<ExitStatus> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root may configure swap");
+        return None;
+    }
+    let swap_dir = SwapDir::new(&format!("{row}-{}", signal.as_raw()));
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let lock = take_lock();
+        let before = Machine::look(&swap_dir.0);
+        drop(lock);
+        let mut bench = start(row, &swap_dir.0);
+        let group = format!("vswap-bench-{}", bench.id());
+        let is_own_group = |path: &PathBuf| path.ends_with(&group);
+        let mut ended = false;
+        wait_until(&mut bench, "its swap is in use", |bench| {
+            let now = Machine::look(&swap_dir.0);
+            ended = bench.try_wait().unwrap().is_some();
+            // The group is this bench's own, so the lock is too, and so the swap.
+            ended || (now.swaps != before.swaps && now.groups.iter().any(is_own_group))
+        });
+        if !ended {
+            kill_process(Pid::from_child(&bench), signal).unwrap();
+            wait_until(&mut bench, "it ends", |bench| bench.try_wait().unwrap().is_some());
+            // A bench that was killed cannot wait for its guard.
+            let _lock = take_lock();
+            assert_eq!(Machine::look(&swap_dir.0), before);
+            return Some(bench.wait().unwrap());
+        }
+        let mut why = String::new();
+        bench.stderr.unwrap().read_to_string(&mut why).unwrap();
+        if why.contains("SKIPPED") {
+            eprintln!("{why}");
+            return None;
+        }
+        let can_retry = why.contains("another vswap bench") && Instant::now() < deadline;
+        assert!(can_retry, "it ended by itself: {why}");
+    }
+}
+
+#[test]
+fn an_interrupted_bench_restores_zswap_and_its_swap_file() {
+    if let Some(status) = interrupt("zswap-lzo", Signal::INT) {
+        assert_eq!(status.code(), Some(130));
+    }
+}
+
+#[test]
+fn an_interrupted_bench_removes_its_zram_device() {
+    if let Some(status) = interrupt("zram-lz4", Signal::TERM) {
+        assert_eq!(status.code(), Some(143));
+    }
+}
+
+#[test]
+fn the_guard_restores_zswap_after_a_killed_bench() {
+    interrupt("zswap-lzo", Signal::KILL);
+}
+
+#[test]
+fn the_guard_removes_the_zram_device_of_a_killed_bench() {
+    interrupt("zram-lz4", Signal::KILL);
+}

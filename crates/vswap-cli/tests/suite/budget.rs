@@ -1,0 +1,73 @@
+//! `--ram` holds, seen from outside.
+//!
+//! Every 10 ms the proportional share of all anonymous memory of the job is read from smaps_rollup:
+//! the program's, its children's, the pagers' and that of `vswap run` itself.
+
+use crate::support::{Job, Outcome, Vswap};
+
+/// What the budget may be exceeded by: 5 % and 8 MiB.
+fn allowance(budget: u64) -> u64 {
+    budget / 20 + (8 << 20)
+}
+
+/// Requires that a watched job stayed within its budget.
+pub fn assert_within(outcome: &Outcome, budget: u64) {
+    let peak = outcome.peak.expect("a watched job");
+    println!(
+        "{}: peak {} KiB of {} KiB, {} samples",
+        outcome.name,
+        peak.bytes >> 10,
+        budget >> 10,
+        peak.samples
+    );
+    assert!(peak.samples >= 5, "only {} samples of {}", peak.samples, outcome.name);
+    assert!(
+        peak.bytes <= budget + allowance(budget),
+        "{}: {} KiB were resident, the budget is {} KiB",
+        outcome.name,
+        peak.bytes >> 10,
+        budget >> 10
+    );
+}
+
+fn holds(job: &Job, vswap: &Vswap, budget: u64) {
+    let paged = job.clone().watched().compare(vswap);
+    paged.stats().assert_swapped();
+    assert_within(&paged, budget);
+}
+
+/// D 512 MiB, r about 13, B 96 MiB.
+#[test]
+fn it_holds_while_memory_is_filled_at_full_speed() {
+    holds(&Job::c("rush", &["touch", "512"]), &Vswap::ram("96M"), 96 << 20);
+}
+
+/// The same, by four threads at once.
+#[test]
+fn it_holds_while_threads_fill_memory_at_full_speed() {
+    holds(&Job::c("rush", &["threads", "512"]), &Vswap::ram("96M"), 96 << 20);
+}
+
+/// Mappings of 256 MiB, twice the budget, that ask to be populated by the call that makes them.
+#[test]
+fn it_holds_when_mappings_are_populated() {
+    holds(&Job::c("rush", &["populate", "256"]), &Vswap::ram("96M"), 96 << 20);
+}
+
+/// Memory that malloc gets by brk and mmap inside libc, where no symbol can be interposed.
+#[test]
+fn it_holds_while_malloc_is_rushed() {
+    holds(&Job::c("rush", &["malloc", "512"]), &Vswap::ram("96M"), 96 << 20);
+}
+
+/// Many short-lived mappings: each is small, and together they exceed the budget.
+#[test]
+fn it_holds_for_many_small_mappings() {
+    holds(&Job::c("rush", &["small", "256"]), &Vswap::ram("64M"), 64 << 20);
+}
+
+/// Four processes that share one budget. D 4 x 64 MiB, r about 13, B 64 MiB.
+#[test]
+fn it_holds_for_a_tree_of_processes() {
+    holds(&Job::c("rush", &["processes", "64"]), &Vswap::ram("64M"), 64 << 20);
+}

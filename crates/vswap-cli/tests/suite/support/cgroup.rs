@@ -1,0 +1,89 @@
+//! A memory cgroup with a hard limit, version 1 or 2, removed when it goes out of scope.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::processes;
+
+/// One cgroup below the root of the hierarchy.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    version: u8,
+}
+
+impl Cgroup {
+    /// Makes a cgroup with this limit and no kernel swap, or says why it cannot be had.
+    pub fn with_limit(bytes: u64) -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (parent, version) = Self::hierarchy()?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("vswap-suite-{}-{number}", std::process::id()));
+        fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let cgroup = Self { path, version };
+        cgroup.set_limit(bytes).map_err(|error| format!("memory limit: {error}"))?;
+        Ok(cgroup)
+    }
+
+    fn hierarchy() -> Result<(PathBuf, u8), String> {
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        if v1.join("memory.limit_in_bytes").exists() || v1.join("memory.stat").exists() {
+            return Ok((v1.to_owned(), 1));
+        }
+        let v2 = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
+        if !controllers.split_whitespace().any(|name| name == "memory") {
+            return Err("no memory controller at /sys/fs/cgroup".to_owned());
+        }
+        // Left on: other cgroups may have come to depend on it meanwhile.
+        fs::write(v2.join("cgroup.subtree_control"), "+memory")
+            .map_err(|error| format!("enabling the memory controller: {error}"))?;
+        Ok((v2.to_owned(), 2))
+    }
+
+    fn set_limit(&self, bytes: u64) -> io::Result<()> {
+        let write = |file: &str, value: &str| fs::write(self.path.join(file), value);
+        let bytes = bytes.to_string();
+        if self.version == 1 {
+            write("memory.limit_in_bytes", &bytes)?;
+            // Where the kernel accounts swap: memory and swap together are no more than memory.
+            let _ = write("memory.memsw.limit_in_bytes", &bytes);
+            return Ok(());
+        }
+        write("memory.max", &bytes)?;
+        let _ = write("memory.swap.max", "0");
+        Ok(())
+    }
+
+    /// The file that processes are added through.
+    pub fn procs(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// How often the kernel's OOM killer acted here.
+    pub fn oom_kills(&self) -> u64 {
+        let file = if self.version == 1 { "memory.oom_control" } else { "memory.events" };
+        let text = fs::read_to_string(self.path.join(file)).expect("the cgroup's events");
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+            .expect("a kernel that counts oom_kill")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let removed = processes::wait_until(Duration::from_secs(5), || {
+            let members = fs::read_to_string(self.procs()).unwrap_or_default();
+            for pid in members.lines().filter_map(|line| line.parse().ok()) {
+                processes::kill(pid, rustix::process::Signal::KILL);
+            }
+            fs::remove_dir(&self.path).is_ok()
+        });
+        if !removed {
+            super::skipped("cgroup", &format!("{} could not be removed", self.path.display()));
+        }
+    }
+}
