@@ -61,7 +61,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH[:SIZE]", value_parser = clap::value_parser!(OsString))]
     pub swap: Option<OsString>,
 
-    /// Compressor: lz4, zstd[:LEVEL] with LEVEL from -7 to 19, or none
+    /// Compressor: lz4, zstd, zstd:LEVEL with LEVEL from -7 to 19, or none
     #[arg(long, value_name = "CODEC", default_value = "lz4", value_parser = parse_codec)]
     pub codec: CodecChoice,
 

@@ -2,7 +2,7 @@
 //!
 //! `vswap run` ([`coordinator`]) starts a program with the paging engine loaded into it,
 //! `vswap doctor` ([`doctor`]) says whether that can work on this machine, and `vswap bench`
-//! ([`bench`]) compares it with the kernel's own swap.
+//! ([`mod@bench`]) compares it with the kernel's own swap.
 
 mod args;
 mod bench;

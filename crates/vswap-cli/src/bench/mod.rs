@@ -2,7 +2,7 @@
 //!
 //! A workload of our own ([`workload`]) that knows nothing of its peers runs unchanged without a
 //! limit, on the kernel's swap under a memory cgroup, and under `vswap run`. Each limited row gets
-//! the same RAM all told ([`calibrate`]). The rounds go through all rows in turn, so that a machine
+//! the same RAM all told ([`mod@calibrate`]). The rounds go through all rows in turn, so that a machine
 //! that becomes slower does so for everybody. What the kernel rows change on the machine is put
 //! back however the bench ends ([`kernel::guard`]).
 
