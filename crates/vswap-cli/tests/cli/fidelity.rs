@@ -148,18 +148,6 @@ fn a_signal_that_the_program_sends_to_its_group_is_not_sent_back() {
     assert_eq!((output.end(), output.stdout.as_str()), (5, "caught\n"), "{output:?}");
 }
 
-#[test]
-fn who_kills_vswap_kills_the_program() {
-    let mut child = vswap_sh("exec sleep 60").spawn().unwrap();
-    let program = child_of(child.id());
-    send(child.id() as i32, libc::SIGKILL);
-    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-    eventually("the program to end", || {
-        let state = std::fs::read_to_string(format!("/proc/{program}/stat")).unwrap_or_default();
-        (state.is_empty() || state.contains(") Z ")).then_some(())
-    });
-}
-
 /// Stops come by job control, so the group must not be an orphaned one: its parent, this test, is in
 /// the same session.
 #[test]
