@@ -287,6 +287,11 @@ impl Engine {
         }
     }
 
+    /// What a counter shows.
+    pub fn counted(&self, counter: Counter) -> u64 {
+        self.member().map_or(0, |member| member.counter(counter))
+    }
+
     /// Runs `call` with the main userfaultfd as the pager knows it.
     pub fn with_uffd<T>(&self, call: impl FnOnce(&Uffd) -> T) -> T {
         borrow(self.fds.uffd.load(Ordering::Relaxed), call)

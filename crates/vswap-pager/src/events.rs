@@ -96,8 +96,13 @@ pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>) -> usize {
         let read =
             engine.with_uffd(|uffd| uffd.read(&mut buffer, |message| apply(engine, maps, message)));
         match read {
-            Ok(count) if count > 0 => total += count,
-            _ => break,
+            Ok(count) => {
+                total += count;
+                if count < READ_AT_ONCE {
+                    break;
+                }
+            }
+            Err(_) => break,
         }
     }
     total

@@ -4,7 +4,8 @@
 //! eviction get in between. Around the faulting page a window is filled: it doubles as long as
 //! accesses to a leaf go on where the last window ended, and is one page otherwise. The pages of a
 //! window come from whatever holds them; contiguous ones are installed with one call. Nothing is
-//! freed before its copy is installed.
+//! freed before its copy is installed. The call that installs also wakes the thread, and what is left
+//! to do then keeps it from its CPU, so it is little.
 
 use vswap_core::SwapEntry;
 use vswap_core::page::{PAGE_SIZE, Page};
@@ -32,7 +33,8 @@ pub enum Served {
 
 impl Engine {
     /// Serves a fault at `page` through `uffd`, which is the main userfaultfd as the calling thread
-    /// knows it.
+    /// knows it. The entries of pages that came back are left in the context, for the caller to free
+    /// when nobody waits.
     pub fn serve(&self, context: &mut Context, uffd: &Uffd, page: PageNumber) -> Served {
         let passage = self.gate.pass();
         let Some(region) = self.regions(&passage).find(page).copied() else {
@@ -43,7 +45,7 @@ impl Engine {
             let _ = uffd.zero(page.address(), PAGE_SIZE);
             return Served::Done;
         };
-        let served = match leaf.state(page.offset_in_leaf()) {
+        match leaf.state(page.offset_in_leaf()) {
             PageState::Resident { .. } => check_resident(uffd, page),
             PageState::Staged { tray } => self.unstage(uffd, &mut leaf, page, tray),
             PageState::Poisoned => poison(uffd, page),
@@ -51,10 +53,7 @@ impl Engine {
                 let mut window = Window { engine: self, context, uffd, leaf: &mut leaf };
                 window.fill(page, region.range)
             }
-        };
-        drop(leaf);
-        context.returned.flush();
-        served
+        }
     }
 
     /// Takes a page back from staging; it proved to be in use.

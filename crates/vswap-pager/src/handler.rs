@@ -42,13 +42,13 @@ pub extern "C" fn main(index: usize) -> ! {
     let mut handler = Handler { cpu: usize::MAX, faults: 0, credentials: 0 };
     loop {
         FOLLOWED.follow(&mut handler.credentials);
-        let read = events::drain(engine, &mut engine.lock_maps());
-        serve_queue(engine, context, Some(&mut handler));
-        if read == 0 {
-            let uffd = engine.fds.uffd.load(Ordering::Relaxed);
-            // A poll that fails has nothing to say that the next read does not say too.
-            let _ = fd::wait_readable([uffd], LOOK_UP_MS);
+        let uffd = engine.fds.uffd.load(Ordering::Relaxed);
+        // A poll that fails has nothing to say that the read does not say too.
+        if !matches!(fd::wait_readable([uffd], LOOK_UP_MS), Ok([true])) {
+            context.returned.flush();
         }
+        events::drain(engine, &mut engine.lock_maps());
+        serve_queue(engine, context, Some(&mut handler));
     }
 }
 
@@ -70,10 +70,11 @@ fn watcher_ns(ticks: u64) -> u64 {
 }
 
 fn serve(engine: &Engine, context: &mut Context, fault: Fault) {
+    engine.move_out_ahead();
     make_room(engine, context);
     for _ in 0..TRIES {
         match engine.with_uffd(|uffd| engine.serve(context, uffd, fault.page)) {
-            Served::Done => return ring_if_low(engine),
+            Served::Done => return,
             Served::Unknown => return start::adopt_unknown(engine, fault.page.address()),
             Served::Retry => {
                 let applied = events::drain(engine, &mut engine.lock_maps());

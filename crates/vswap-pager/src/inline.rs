@@ -108,7 +108,10 @@ fn resolve(fault: &mut Fault) {
     fault.ours = loop {
         let served = match engine.contexts.borrow() {
             Ok(mut context) => context.as_mut().map(|context| {
-                engine.with_program_uffd(|uffd| engine.serve(context, uffd, fault.page))
+                let served =
+                    engine.with_program_uffd(|uffd| engine.serve(context, uffd, fault.page));
+                context.returned.flush();
+                served
             }),
             Err(_) => None,
         };

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | shared with the coordinator | [`config`], [`run_page`], [`wire`] |
 //! | the kernel | [`sys`] |
-//! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`streams`], [`mailbox`], [`text`] |
+//! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`text`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`swap_file`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`fork`], [`inline`], [`chaos`] |
@@ -17,6 +17,7 @@
 
 pub mod address;
 pub mod arena;
+pub mod batch;
 pub mod budget;
 pub mod chaos;
 pub mod config;

@@ -56,6 +56,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether the reclaimer sleeps. A hint.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
     /// What the bell shows; a value for [`sleep`](Self::sleep).
     pub fn bell(&self) -> u32 {
         self.bell.load(Ordering::SeqCst)

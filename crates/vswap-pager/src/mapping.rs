@@ -483,6 +483,7 @@ pub fn bring_back(engine: &Engine, range: PageRange) -> bool {
     for page in range.iter().filter(|page| is_out(engine, *page)) {
         engine.with_program_uffd(|uffd| engine.serve(context, uffd, page));
     }
+    context.returned.flush();
     !range.iter().any(|page| is_out(engine, page))
 }
 

@@ -47,20 +47,11 @@ impl Pressure {
         }
     }
 
-    /// One step of reclaim ahead of need. Gives `false` when it does not get on: then whoever needs
-    /// memory at once struggles on.
-    pub fn step_ahead(&mut self, engine: &Engine, context: &mut Context) -> bool {
-        let hurry = engine.budget.free() < engine.budget.margin();
-        let progress = engine.reclaim_step(context, hurry);
-        self.gained(engine);
-        progress == Progress::Some && self.idle_steps < PATIENT_STEPS
-    }
-
     /// One step of reclaim for somebody who waits, up to ending the program. Gives `false` when
     /// there is nothing to gain and others hold the memory: then who waits goes on, over its
     /// share, and the others give way.
     pub fn step(&mut self, engine: &Engine, context: &mut Context) -> bool {
-        let progress = engine.reclaim_step(context, true);
+        let progress = engine.reclaim_step(context);
         if self.gained(engine) {
             self.stuck_since = None;
             return true;

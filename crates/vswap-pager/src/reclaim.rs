@@ -4,6 +4,11 @@
 //! TLB shootdown for up to 256 pages. *Emptying* a tray stores its pages in the virtual swap space
 //! and drops them. Between the two a page can come back without the codec.
 //!
+//! A batch that is scattered over its leaf costs a TLB flush for nearly every page, which is dear
+//! only while the memory is live on another CPU (see [`batch`](crate::batch)). So it is moved by who
+//! serves a fault, on the CPU of the thread that faulted, while the reclaimer sleeps; the reclaimer
+//! then stores it while the program goes on.
+//!
 //! The order is a clock over the address space. User space cannot see accessed bits, so the second
 //! chance comes from refaults: a page that came back sooner after its eviction than the resident
 //! set is large gets an age, and each sweep that passes it takes one off (see
@@ -15,6 +20,7 @@ use vswap_core::page::PAGE_SIZE;
 use vswap_core::{GroupId, StoreError, same_filled};
 
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
+use crate::batch::Batch;
 use crate::context::Context;
 use crate::engine::{Engine, MapsGuard};
 use crate::regions::Region;
@@ -41,32 +47,60 @@ pub enum Progress {
     Full,
 }
 
+/// Which batches may be moved now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Those that cost few TLB flushes.
+    Contiguous,
+    /// Any.
+    Any,
+}
+
 impl Engine {
-    /// One step of reclaim: keeps a few trays in staging as the second chance, empties the oldest.
-    /// With `hurry`, empties at once.
-    pub fn reclaim_step(&self, context: &mut Context, hurry: bool) -> Progress {
+    /// One step of reclaim for somebody who needs memory now: empties the oldest tray, fills one
+    /// first if there is none.
+    pub fn reclaim_step(&self, context: &mut Context) -> Progress {
+        if self.staging.full() > 0 {
+            return self.empty_oldest_tray(context);
+        }
+        let moved = self.move_out_batch(Take::Any);
+        match self.empty_oldest_tray(context) {
+            Progress::None => moved,
+            emptied => emptied,
+        }
+    }
+
+    /// One step of reclaim ahead of need: empties what staging holds beyond the second chance,
+    /// then fills a tray.
+    pub fn reclaim_ahead(&self, context: &mut Context, take: Take) -> Progress {
+        let hurry = self.budget.free() < self.budget.margin();
         let keep = if hurry { 0 } else { self.budget.staged_trays() };
         if self.staging.full() > keep {
             return self.empty_oldest_tray(context);
         }
-        match self.move_out_batch() {
-            Progress::None => self.empty_oldest_tray(context),
-            moved if hurry => match self.empty_oldest_tray(context) {
-                Progress::None => moved,
-                emptied => emptied,
-            },
-            moved => moved,
+        self.move_out_batch(take)
+    }
+
+    /// Moves a batch to staging if little is free: for who serves a fault, since it runs on the CPU
+    /// of the thread that waits. Nothing scattered is moved while the reclaimer is at work on
+    /// another.
+    pub fn move_out_ahead(&self) {
+        if self.budget.free() >= self.budget.low_watermark() {
+            return;
         }
+        let take = if self.mailbox.is_asleep() { Take::Any } else { Take::Contiguous };
+        self.move_out_batch(take);
+        self.mailbox.ring();
     }
 
     /// Moves one batch to staging, wherever the clock's hand points.
-    pub fn move_out_batch(&self) -> Progress {
+    pub fn move_out_batch(&self, take: Take) -> Progress {
         let mut maps = self.lock_maps();
         events::drain(self, &mut maps);
         for _ in 0..2 {
             let hand = PageNumber(HAND.load(Ordering::Relaxed));
             if let Some((region, part)) = self.next_candidate(&maps, hand) {
-                let moved = self.move_out(&maps, &region, part, false);
+                let moved = self.move_out(&maps, &region, part, take);
                 HAND.store(moved.next.0, Ordering::Relaxed);
                 return moved.progress;
             }
@@ -85,17 +119,24 @@ impl Engine {
             let next = self.regions(&maps).within(rest).find(may_move);
             let Some(region) = next else { return };
             let Some(part) = region.range.by_leaf().next() else { return };
-            let moved = self.move_out(&maps, &region, part, true);
+            from = self.move_out_part(&maps, &region, part);
             drop(maps);
-            if moved.progress == Progress::None && moved.next <= from {
-                return;
-            }
-            from = moved.next;
             while self.staging.full() > 0 {
                 if self.empty_oldest_tray(context) != Progress::Some {
                     return;
                 }
             }
+        }
+    }
+
+    /// Moves pages of `part`, which lies in one leaf, whatever their age; gives the page to go on at.
+    fn move_out_part(&self, _maps: &MapsGuard<'_>, region: &Region, part: PageRange) -> PageNumber {
+        let Some(mut leaf) = self.table.lock(part.start) else { return part.end };
+        let batch = Batch::choose(&leaf, part, LEAF_PAGES, true);
+        if batch.span.is_empty() || self.move_batch(&mut leaf, region, &batch) {
+            batch.next
+        } else {
+            part.start
         }
     }
 
@@ -132,40 +173,40 @@ impl Engine {
     }
 
     /// Moves the first batch of pages of `part`, which lies in one leaf, to a tray.
-    fn move_out(&self, maps: &MapsGuard<'_>, region: &Region, part: PageRange, all: bool) -> Moved {
-        let Some(number) = self.staging.begin(region.attributes.prot) else {
-            return Moved { next: part.start, progress: Progress::None };
-        };
-        let mut tray = Tray { number, leaf: part.start.leaf(), pages: Bitmap::default() };
+    fn move_out(&self, _maps: &MapsGuard<'_>, region: &Region, part: PageRange, take: Take) -> Moved {
+        let nothing = Moved { next: part.start, progress: Progress::None };
         let Some(mut leaf) = self.table.lock(part.start) else {
-            self.staging.finish(tray);
-            return Moved { next: part.end, progress: Progress::None };
+            return Moved { next: part.end, ..nothing };
         };
-        let limit = if all { LEAF_PAGES } else { self.budget.batch_pages() };
-        let batch = Batch::choose(&mut leaf, part, limit, all);
-        if !batch.span.is_empty() {
-            let stuck = self.move_span(batch.span, number);
-            self.note_moved(&mut leaf, &mut tray, batch.span, &stuck);
-            self.restore_protected(&mut leaf, &tray, &batch.protected);
+        let batch = Batch::choose(&leaf, part, self.budget.batch_pages(), false);
+        if take == Take::Contiguous && batch.is_scattered() {
+            return nothing;
         }
-        drop(leaf);
-        let count = tray.pages.count();
-        self.count(Counter::Reclaimed, count as u64);
-        self.staging.finish(tray);
-        let _ = maps;
-        let progress = if count == 0 && batch.next >= part.end {
-            Progress::Some
-        } else if count == 0 {
-            Progress::None
-        } else {
-            Progress::Some
-        };
-        Moved { next: batch.next, progress }
+        batch.age_protected(&mut leaf);
+        if batch.span.is_empty() {
+            return Moved { next: batch.next, progress: Progress::Some };
+        }
+        if !self.move_batch(&mut leaf, region, &batch) {
+            return nothing;
+        }
+        Moved { next: batch.next, progress: Progress::Some }
     }
 
-    /// Moves what is present in `span` to the tray; gives the pages that refused.
-    fn move_span(&self, span: PageRange, tray: u8) -> Bitmap {
+    /// Moves a batch to a tray; `false` if none is free.
+    fn move_batch(&self, leaf: &mut Leaf<'_>, region: &Region, batch: &Batch) -> bool {
+        let Some(number) = self.staging.begin(region.attributes.prot) else { return false };
+        let leaf_number = batch.span.start.leaf();
+        let mut tray = Tray { number, leaf: leaf_number, pages: Bitmap::default() };
         let mut stuck = Bitmap::default();
+        batch.segments().for_each(|segment| self.move_segment(segment, number, &mut stuck));
+        self.note_moved(leaf, &mut tray, batch, &stuck);
+        self.count(Counter::Reclaimed, tray.pages.count() as u64);
+        self.staging.finish(tray);
+        true
+    }
+
+    /// Moves what is present in `span` to the tray; adds the pages that refuse to `stuck`.
+    fn move_segment(&self, span: PageRange, tray: u8, stuck: &mut Bitmap) {
         let mut from = span.start;
         let mut retries = 0;
         let mut pages_at_once = span.pages();
@@ -202,11 +243,11 @@ impl Engine {
             retries = 0;
             from = PageNumber(from.0 + 1);
         }
-        stuck
     }
 
-    /// Makes the words of `span` say what the tray really holds.
-    fn note_moved(&self, leaf: &mut Leaf<'_>, tray: &mut Tray, span: PageRange, stuck: &Bitmap) {
+    /// Makes the words of the batch say what the tray really holds.
+    fn note_moved(&self, leaf: &mut Leaf<'_>, tray: &mut Tray, batch: &Batch, stuck: &Bitmap) {
+        let span = batch.span;
         let start = self.staging.address(tray.number, span.start.offset_in_leaf());
         let first = span.start.offset_in_leaf();
         let pagemap = self.fds.pagemap.load(Ordering::Relaxed);
@@ -220,12 +261,14 @@ impl Engine {
         if scanned.is_err() {
             // Without the scan the words tell; a page that the table wrongly called resident
             // would read as zeros from the tray, which is what it holds in the program.
-            span.iter()
+            batch
+                .segments()
+                .flat_map(PageRange::iter)
                 .map(PageNumber::offset_in_leaf)
                 .filter(|&offset| leaf.word(offset).is_resident() && !stuck.contains(offset))
                 .for_each(|offset| pages.insert(offset));
         }
-        for offset in span.iter().map(PageNumber::offset_in_leaf) {
+        for offset in batch.segments().flat_map(PageRange::iter).map(PageNumber::offset_in_leaf) {
             let resident = leaf.word(offset).is_resident();
             if tray.pages.contains(offset) {
                 if let PageState::Swapped(entry) = leaf.state(offset) {
@@ -239,26 +282,6 @@ impl Engine {
                 self.budget.add_resident(-1);
                 leaf.set(offset, PageState::Missing);
             }
-        }
-    }
-
-    /// Puts protected pages that lay between the others back at once: cheaper than one move for
-    /// each run around them.
-    fn restore_protected(&self, leaf: &mut Leaf<'_>, tray: &Tray, protected: &Protected) {
-        let mut from = 0;
-        while let Some(run) = protected.next_run(from, |offset| tray.pages.contains(offset)) {
-            from = run.end;
-            let page = PageNumber(tray.leaf * LEAF_PAGES + run.start);
-            let source = self.staging.address(tray.number, run.start) as *const u8;
-            let bytes = run.len() * PAGE_SIZE;
-            // SAFETY: the pages of the run are in the tray, which is still being filled.
-            let copied = self.with_uffd(|uffd| unsafe { uffd.copy(page.address(), source, bytes) });
-            // What was not copied comes back by a fault.
-            let done = copied.map_or_else(|(done, _)| done, |()| bytes) / PAGE_SIZE;
-            for offset in run.start..run.start + done {
-                leaf.set(offset, PageState::Resident { age: protected.age(offset) });
-            }
-            self.budget.add_resident(done as i64);
         }
     }
 
@@ -360,82 +383,6 @@ pub fn make_old(engine: &Engine, range: PageRange) {
 struct Moved {
     next: PageNumber,
     progress: Progress,
-}
-
-/// Pages of one leaf that go out together.
-struct Batch {
-    /// From the first to the last of them.
-    span: PageRange,
-    /// Pages in between that are protected.
-    protected: Protected,
-    /// Where to look next.
-    next: PageNumber,
-}
-
-impl Batch {
-    /// Chooses up to `limit` pages without age, and ages the others. With `all`, age does not
-    /// count.
-    fn choose(leaf: &mut Leaf<'_>, part: PageRange, limit: usize, all: bool) -> Self {
-        let mut protected = Protected::default();
-        let mut chosen = 0;
-        let mut span = PageRange { start: part.end, end: part.end };
-        let mut next = part.end;
-        for page in part.iter() {
-            let PageState::Resident { age } = leaf.state(page.offset_in_leaf()) else { continue };
-            if age > 0 && !all {
-                leaf.set(page.offset_in_leaf(), PageState::Resident { age: age - 1 });
-                protected.insert(page.offset_in_leaf(), age - 1);
-                continue;
-            }
-            if chosen == 0 {
-                span.start = page;
-            }
-            span.end = PageNumber(page.0 + 1);
-            chosen += 1;
-            if chosen == limit {
-                next = span.end;
-                break;
-            }
-        }
-        if chosen == 0 {
-            span = PageRange { start: part.end, end: part.end };
-        }
-        Self { span, protected, next }
-    }
-}
-
-/// Pages that stay, with the age that they have left.
-#[derive(Default)]
-struct Protected {
-    pages: Bitmap,
-    /// Those with one sweep left, and with two.
-    ages: [Bitmap; 2],
-}
-
-impl Protected {
-    fn insert(&mut self, offset: usize, age: u8) {
-        self.pages.insert(offset);
-        if let Some(pages) = usize::from(age).checked_sub(1).and_then(|i| self.ages.get_mut(i)) {
-            pages.insert(offset);
-        }
-    }
-
-    fn age(&self, offset: usize) -> u8 {
-        let older = self.ages.iter().position(|pages| pages.contains(offset));
-        older.map_or(0, |index| index as u8 + 1)
-    }
-
-    /// First run at or behind `from` of pages for which `also` holds too.
-    fn next_run(
-        &self,
-        from: usize,
-        also: impl Fn(usize) -> bool,
-    ) -> Option<core::ops::Range<usize>> {
-        let is_in = |&offset: &usize| self.pages.contains(offset) && also(offset);
-        let start = (from..LEAF_PAGES).find(is_in)?;
-        let end = (start..LEAF_PAGES).find(|offset| !is_in(offset)).unwrap_or(LEAF_PAGES);
-        Some(start..end)
-    }
 }
 
 /// Whether the pages of a region can be moved: it is writable, neither locked nor known to refuse.

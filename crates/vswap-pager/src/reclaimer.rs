@@ -11,12 +11,19 @@ use crate::handler;
 use crate::link;
 use crate::mailbox::Request;
 use crate::pressure::Pressure;
+use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
 use crate::sys::task;
 use crate::table::PageState;
 
 /// Milliseconds after which the reclaimer looks up from its sleep.
 const LOOK_UP_MS: i64 = 250;
+
+/// Steps of reclaim between two looks at what else there is to do.
+const STEPS_MAX: usize = 256;
+
+/// Without a fault for this long, nobody but the reclaimer moves pages.
+const FAULT_PAUSE_NS: u64 = 5_000_000;
 
 /// A pool below this size is not worth compacting, in bytes.
 const SPARSE_MIN: usize = 4 << 20;
@@ -32,6 +39,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
         link::die(engine, "no memory for reclaim")
     };
     let mut credentials = 0;
+    let mut faults = FaultClock::default();
     loop {
         FOLLOWED.follow(&mut credentials);
         let bell = engine.mailbox.bell();
@@ -44,7 +52,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
         }
         handler::serve_queue(engine, context, None);
         if engine.phase() == Phase::Active {
-            reclaim(engine, context);
+            reclaim(engine, context, &mut faults);
         }
         condense(engine, context);
         if engine.mailbox.waiting().is_none() {
@@ -53,22 +61,43 @@ pub extern "C" fn main(_argument: usize) -> ! {
     }
 }
 
+/// When the last fault was seen.
+#[derive(Default)]
+struct FaultClock {
+    served: u64,
+    since_ns: u64,
+}
+
+impl FaultClock {
+    /// Whether no fault has been served for a while.
+    fn paused(&mut self, engine: &Engine) -> bool {
+        let (served, now) = (engine.counted(Counter::Faults), task::now_ns());
+        if served != self.served {
+            *self = Self { served, since_ns: now };
+        }
+        now - self.since_ns > FAULT_PAUSE_NS
+    }
+}
+
 /// Reclaims up to the high watermark, if less than the low one is free.
-fn reclaim(engine: &Engine, context: &mut Context) {
+fn reclaim(engine: &Engine, context: &mut Context, faults: &mut FaultClock) {
+    // Who serves a fault moves scattered batches; while no fault is served nobody else does.
+    let take = if faults.paused(engine) { Take::Any } else { Take::Contiguous };
     if engine.budget.free() >= engine.budget.low_watermark() {
         return;
     }
     let started = task::thread_cpu_ns();
     let mut pressure = Pressure::new();
-    while engine.budget.free() < engine.budget.high_watermark() {
+    for _ in 0..STEPS_MAX {
         let gets_on = if engine.starved.load(Ordering::Relaxed) > 0 {
             pressure.step(engine, context)
         } else {
-            pressure.step_ahead(engine, context)
+            engine.reclaim_ahead(context, take) == Progress::Some
         };
         // Moving pages out reads what is pending, faults included.
         handler::serve_queue(engine, context, None);
-        if !gets_on || engine.mailbox.waiting().is_some() {
+        let enough = engine.budget.free() >= engine.budget.high_watermark();
+        if enough || !gets_on || engine.mailbox.waiting().is_some() {
             break;
         }
     }
@@ -91,7 +120,7 @@ fn prefetch(engine: &Engine, context: &mut Context, range: PageRange) {
     for part in range.by_leaf() {
         for page in part.iter() {
             if engine.budget.free() < engine.budget.low_watermark() {
-                return;
+                return context.returned.flush();
             }
             let swapped = engine.table.lock(page).is_some_and(|leaf| {
                 matches!(leaf.state(page.0 % LEAF_PAGES), PageState::Swapped(_))
@@ -101,4 +130,5 @@ fn prefetch(engine: &Engine, context: &mut Context, range: PageRange) {
             }
         }
     }
+    context.returned.flush();
 }

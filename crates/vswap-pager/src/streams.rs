@@ -13,8 +13,9 @@ use crate::address::PageNumber;
 const ENTRIES: usize = 512;
 /// Neighbouring pages share a place in the table, so that a stream that skips some is found.
 const GRANULE_SHIFT: u32 = 3;
-/// Pages that a stream may skip.
-const SKIP_MAX: usize = 1 << GRANULE_SHIFT;
+/// A stream may skip this part of its last window. One that has just begun skips nothing: in a
+/// small memory a random fault often lies a little behind some window.
+const SKIPPED_PART: usize = 8;
 const WINDOW_BITS: u32 = 16;
 
 /// The table of expected pages.
@@ -35,7 +36,7 @@ impl Streams {
             let packed = entry.load(Ordering::Relaxed);
             let (next, window) = unpack(packed);
             let skipped = page.0.checked_sub(next)?;
-            if packed == 0 || skipped >= SKIP_MAX {
+            if packed == 0 || skipped > window / SKIPPED_PART {
                 return None;
             }
             entry.store(0, Ordering::Relaxed);
@@ -67,25 +68,28 @@ mod tests {
     #[test]
     fn a_stream_goes_on_where_its_window_ended() {
         let streams = Streams::new();
-        streams.expect(PageNumber(1000), 4);
-        streams.expect(PageNumber(70_000), 8);
+        streams.expect(PageNumber(1000), 32);
+        streams.expect(PageNumber(70_000), 4);
         assert_eq!(streams.take(PageNumber(999)), None);
-        assert_eq!(streams.take(PageNumber(1003)), Some(4));
-        assert_eq!(streams.take(PageNumber(1003)), None);
-        assert_eq!(streams.take(PageNumber(70_000)), Some(8));
+        assert_eq!(streams.take(PageNumber(1004)), Some(32));
+        assert_eq!(streams.take(PageNumber(1004)), None);
+        assert_eq!(streams.take(PageNumber(70_001)), None);
+        assert_eq!(streams.take(PageNumber(70_000)), Some(4));
     }
 
     #[test]
-    fn random_faults_find_no_stream() {
+    fn random_faults_in_a_small_memory_find_no_stream() {
+        const PAGES: usize = 1 << 16;
         let streams = Streams::new();
         let mut page = 12_345_usize;
-        let mut found = 0;
+        let mut around = 0;
         for _ in 0..10_000 {
             page = page.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
-            let place = PageNumber((page >> 20) % 1_000_000);
-            found += usize::from(streams.take(place).is_some());
-            streams.expect(PageNumber(place.0 + 1), 1);
+            let place = PageNumber((page >> 20) % PAGES);
+            let window = streams.take(place).map_or(1, |window| window * 2);
+            around += window - 1;
+            streams.expect(PageNumber(place.0 + window), window);
         }
-        assert!(found < 100, "{found} of 10000");
+        assert!(around < 200, "{around} pages in vain for 10000");
     }
 }
