@@ -5,6 +5,8 @@ use vswap_pager::engine::{Phase, engine};
 use vswap_pager::mapping::{self, Call};
 use vswap_pager::{exclude, fork, hook_stack, start};
 
+use crate::futex;
+
 /// The old call for a plain child, where the machine has it.
 #[cfg(target_arch = "x86_64")]
 const FORK: u32 = k::__NR_fork;
@@ -31,6 +33,10 @@ pub fn install() {
 pub fn on_call(call: Call, result: &mut isize) -> Next {
     match call.number as u32 {
         k::__NR_clone | k::__NR_clone3 | FORK => on_clone(call, result),
+        _ if futex::cannot_fault(&call) => {
+            *result = futex::on_call(&call);
+            Next::Return
+        }
         // What else goes through libc's function `syscall`.
         _ if !mapping::is_mapping_call(&call) => Next::Call,
         _ => {

@@ -4,6 +4,7 @@
 //! calls; the engine behind them is `vswap-pager`. Without settings it does nothing.
 #![no_std]
 
+mod futex;
 mod hooks;
 #[cfg(target_arch = "x86_64")]
 mod patch;

@@ -15,6 +15,9 @@
 //! wrappers that hold nothing in them across the call.
 //!
 //! The sites are looked for near the exported functions only, so start-up does not read libc whole.
+//! Those of the futex calls that need a hook are in [`futex_sites`].
+
+mod futex_sites;
 
 use core::arch::naked_asm;
 
@@ -33,8 +36,9 @@ const SITE_BYTES: usize = 7;
 const LOAD_BYTES: usize = 5;
 /// `mov r9, [rsp + 8]`, in the function `syscall`.
 const LOAD_LAST_ARGUMENT: [u8; LOAD_BYTES] = [0x4c, 0x8b, 0x4c, 0x24, 0x08];
-const STUB_BYTES: usize = 40;
-const STUBS_MAX: usize = 32;
+/// Longest stub, and a whole cache line.
+const STUB_BYTES: usize = 64;
+const STUBS_MAX: usize = 48;
 const PAGE: usize = 4096;
 
 unsafe extern "C" {
@@ -93,6 +97,7 @@ pub fn install() {
     if let Some(site) = find(syscall as *const () as usize, FUNCTION_REACH, LOAD_LAST_ARGUMENT) {
         stubs.redirect(site);
     }
+    futex_sites::redirect_all(&mut stubs);
     stubs.seal();
 }
 
@@ -135,16 +140,25 @@ impl Stubs {
         })
     }
 
-    /// Makes a stub for a site, and the site jump to it.
-    fn redirect(&mut self, site: usize) {
-        let stub = self.base + self.used * STUB_BYTES;
-        if self.used == STUBS_MAX || is_redirected(site) {
-            return;
+    /// Makes a stub, of what `code` gives for its address. Gives that address.
+    fn add(&mut self, code: impl FnOnce(usize) -> [u8; STUB_BYTES]) -> Option<usize> {
+        if self.used == STUBS_MAX {
+            return None;
         }
+        let stub = self.base + self.used * STUB_BYTES;
         self.used += 1;
-        let code = stub_code(stub, site);
+        let code = code(stub);
         // SAFETY: the stub memory is ours and large enough.
         unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), stub as *mut u8, code.len()) };
+        Some(stub)
+    }
+
+    /// Makes a stub for a site, and the site jump to it.
+    fn redirect(&mut self, site: usize) {
+        if is_redirected(site) {
+            return;
+        }
+        let Some(stub) = self.add(|stub| stub_code(stub, site)) else { return };
         let mut jump = [0xe9, 0, 0, 0, 0, 0x66, 0x90];
         jump[1..5].copy_from_slice(&relative(site + 5, stub));
         let page = site & !(PAGE - 1);
@@ -204,48 +218,82 @@ struct Frame {
     args: [usize; 6],
 }
 
-/// Entered from a stub with the number in rax and the address of the stub's own call in rcx. Leaves
-/// to that address ([`hooks::Next::Call`]) or two bytes behind it, with rax as the result and all
-/// registers but rcx and r11 as they were.
+/// Defines a function that is entered from a stub with the number in rax and the address of a trap
+/// in rcx. It leaves to that address ([`hooks::Next::Call`]) or two bytes behind it, with rax as the
+/// result and all registers but rcx and r11 as they were.
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident => $hook:path) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        extern "C" fn $name() {
+            naked_asm!(
+                // The interrupted function may use the red zone below its stack pointer.
+                "lea rsp, [rsp - 128]",
+                "push rcx",
+                "push rbp",
+                "push rbx",
+                "mov rbp, rsp",
+                "push r9",
+                "push r8",
+                "push r10",
+                "push rdx",
+                "push rsi",
+                "push rdi",
+                "push rax",
+                "mov rdi, rsp",
+                "mov rbx, rsp",
+                "and rsp, -16",
+                "call {hook}",
+                "mov rsp, rbx",
+                "mov rcx, rax",
+                "pop rax",
+                "pop rdi",
+                "pop rsi",
+                "pop rdx",
+                "pop r10",
+                "pop r8",
+                "pop r9",
+                "pop rbx",
+                "pop rbp",
+                // Next::Call is 1: behind the stub's call if it was not asked for.
+                "pop r11",
+                "lea rsp, [rsp + 128]",
+                "test rcx, rcx",
+                "jnz 2f",
+                "add r11, 2",
+                "2:",
+                "jmp r11",
+                hook = sym $hook,
+            )
+        }
+    };
+}
+
+entry! {
+    /// For sites where vector registers hold nothing; those are as the hook leaves them.
+    common_entry => hook
+}
+
+entry! {
+    /// For sites amid other code, whose vector registers are kept.
+    careful_entry => hook_keeping_vectors
+}
+
+/// Calls [`hook`] with xmm0 to xmm15 kept. It is compiled for SSE2, so the rest of the vector
+/// registers stays as it is.
 #[unsafe(naked)]
-extern "C" fn common_entry() {
+extern "C" fn hook_keeping_vectors(frame: &mut Frame) -> hooks::Next {
     naked_asm!(
-        // The interrupted function may use the red zone below its stack pointer.
-        "lea rsp, [rsp - 128]",
-        "push rcx",
-        "push rbp",
-        "push rbx",
-        "mov rbp, rsp",
-        "push r9",
-        "push r8",
-        "push r10",
-        "push rdx",
-        "push rsi",
-        "push rdi",
-        "push rax",
-        "mov rdi, rsp",
-        "mov rbx, rsp",
-        "and rsp, -16",
+        "sub rsp, 264",
+        ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+        "movaps [rsp + 16 * \\i], xmm\\i",
+        ".endr",
         "call {hook}",
-        "mov rsp, rbx",
-        "mov rcx, rax",
-        "pop rax",
-        "pop rdi",
-        "pop rsi",
-        "pop rdx",
-        "pop r10",
-        "pop r8",
-        "pop r9",
-        "pop rbx",
-        "pop rbp",
-        // Next::Call is 1: behind the stub's call if it was not asked for.
-        "pop r11",
-        "lea rsp, [rsp + 128]",
-        "test rcx, rcx",
-        "jnz 2f",
-        "add r11, 2",
-        "2:",
-        "jmp r11",
+        ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+        "movaps xmm\\i, [rsp + 16 * \\i]",
+        ".endr",
+        "add rsp, 264",
+        "ret",
         hook = sym hook,
     )
 }

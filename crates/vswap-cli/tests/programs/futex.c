@@ -3,7 +3,8 @@
  *
  * `words` uses the system call itself; `primitives` uses every lock that pthread has, in heap memory
  * which one thread evicts all the time; `priority_inheritance` uses mutexes of that kind, whose
- * system call cannot fault memory in; `robust` loses an owner.
+ * system calls cannot fault memory in, and `changed_words` makes such calls itself; `robust` loses
+ * an owner.
  */
 #include "vswap_test.h"
 #include <linux/futex.h>
@@ -181,6 +182,26 @@ static void make_mutex(int protocol, int robustness)
 	REQUIRE(pthread_mutex_init(&shared->mutex, &kind) == 0);
 }
 
+static void evict_shared(void)
+{
+	evict((void *)((uintptr_t)shared & ~(PAGE - 1)), 2);
+}
+
+static void *fail_to_lock(void *unused)
+{
+	struct timespec soon;
+	evict_shared();
+	REQUIRE(pthread_mutex_trylock(&shared->mutex) == EBUSY);
+	REQUIRE(clock_gettime(CLOCK_REALTIME, &soon) == 0);
+	soon.tv_sec += 1;
+	evict_shared();
+	REQUIRE(pthread_mutex_timedlock(&shared->mutex, &soon) == ETIMEDOUT);
+	REQUIRE(clock_gettime(CLOCK_MONOTONIC, &soon) == 0);
+	evict_shared();
+	REQUIRE(pthread_mutex_clocklock(&shared->mutex, CLOCK_MONOTONIC, &soon) == ETIMEDOUT);
+	return unused;
+}
+
 static void priority_inheritance(void)
 {
 	pthread_t contender;
@@ -196,17 +217,80 @@ static void priority_inheritance(void)
 	}
 	run_threads(use_the_mutex);
 
-	/* The call itself on a word that is not there: it works, or it says EFAULT and works after
-	 * the word was touched. It never takes the word for zero. */
-	uint32_t *word = word_page();
-	evict(word, 1);
-	long result = futex(word, FUTEX_LOCK_PI, 0, NULL, NULL, 0);
-	if (result == -1 && errno == EFAULT) {
-		__atomic_fetch_or(word, 0, __ATOMIC_SEQ_CST);
-		result = futex(word, FUTEX_LOCK_PI, 0, NULL, NULL, 0);
+	REQUIRE(pthread_mutex_lock(&shared->mutex) == 0);
+	REQUIRE(pthread_create(&contender, NULL, fail_to_lock, NULL) == 0);
+	REQUIRE(pthread_join(contender, NULL) == 0);
+	evict_shared();
+	REQUIRE(pthread_mutex_unlock(&shared->mutex) == 0);
+}
+
+static uint32_t *condition, *mutex;
+/* Without FUTEX_PRIVATE_FLAG the kernel looks for the page first, and so brings it in. */
+static int private_flag;
+
+static void *wait_and_get_the_mutex(void *unused)
+{
+	REQUIRE(futex(condition, FUTEX_WAIT_REQUEUE_PI | private_flag, 7, NULL, mutex, 0) == 0);
+	REQUIRE((*mutex & FUTEX_TID_MASK) == (uint32_t)gettid());
+	evict(mutex, 1);
+	REQUIRE(futex(mutex, FUTEX_UNLOCK_PI | private_flag, 0, NULL, NULL, 0) == 0);
+	return unused;
+}
+
+/* Calls that change a word, on words that are not there. */
+static void changed_words(void)
+{
+	pthread_t waiter;
+	condition = word_page();
+	mutex = word_page();
+
+	*mutex = 7;
+	evict(condition, 1);
+	evict(mutex, 1);
+	REQUIRE(futex(condition, FUTEX_WAKE_OP | private_flag, 1, (void *)1, mutex,
+		      FUTEX_OP(FUTEX_OP_ADD, 5, FUTEX_OP_CMP_EQ, 7)) == 0);
+	REQUIRE(*mutex == 12);
+
+	/* Never touched, then swapped out. */
+	madvise(mutex, PAGE, MADV_DONTNEED);
+	REQUIRE(futex(mutex, FUTEX_TRYLOCK_PI | private_flag, 0, NULL, NULL, 0) == 0);
+	REQUIRE(*mutex == (uint32_t)gettid());
+	evict(mutex, 1);
+	REQUIRE(futex(mutex, FUTEX_UNLOCK_PI | private_flag, 0, NULL, NULL, 0) == 0);
+	REQUIRE(*mutex == 0);
+	evict(mutex, 1);
+	REQUIRE(futex(mutex, FUTEX_LOCK_PI | private_flag, 0, NULL, NULL, 0) == 0);
+	REQUIRE(*mutex == (uint32_t)gettid());
+
+	*condition = 7;
+	evict(condition, 1);
+	evict(mutex, 1);
+	REQUIRE(pthread_create(&waiter, NULL, wait_and_get_the_mutex, NULL) == 0);
+	long moved;
+	do {
+		let_it_sleep();
+		evict(condition, 1);
+		evict(mutex, 1);
+		/* One to wake, should the mutex be free; the rest to wait for it. */
+		moved = futex(condition, FUTEX_CMP_REQUEUE_PI | private_flag, 1, (void *)1, mutex,
+			      7);
+		REQUIRE(moved >= 0);
+	} while (moved == 0);
+	evict(mutex, 1);
+	REQUIRE(futex(mutex, FUTEX_UNLOCK_PI | private_flag, 0, NULL, NULL, 0) == 0);
+	REQUIRE(pthread_join(waiter, NULL) == 0);
+
+	/* Where there is no memory, that is still what the calls say. */
+	uint32_t *nothing = word_page(), *constant = word_page();
+	munmap(nothing, PAGE);
+	mprotect(constant, PAGE, PROT_READ);
+	for (int i = 0; i < 2; i++) {
+		uint32_t *bad = i == 0 ? nothing : constant;
+		REQUIRE(futex(bad, FUTEX_LOCK_PI | private_flag, 0, NULL, NULL, 0) == -1 && errno == EFAULT);
+		REQUIRE(futex(condition, FUTEX_WAKE_OP | private_flag, 1, (void *)1, bad,
+			      FUTEX_OP(FUTEX_OP_SET, 1, FUTEX_OP_CMP_EQ, 0)) == -1 &&
+			errno == EFAULT);
 	}
-	REQUIRE(result == 0 && (*word & FUTEX_TID_MASK) == (uint32_t)gettid());
-	REQUIRE(futex(word, FUTEX_UNLOCK_PI, 0, NULL, NULL, 0) == 0);
 }
 
 static void *die_with_the_mutex(void *unused)
@@ -248,6 +332,10 @@ int main(int argc, char **argv)
 		primitives();
 	else if (strcmp(name, "priority_inheritance") == 0)
 		priority_inheritance();
+	else if (strcmp(name, "changed_words") == 0)
+		for (private_flag = 0; private_flag <= FUTEX_PRIVATE_FLAG;
+		     private_flag += FUTEX_PRIVATE_FLAG)
+			changed_words();
 	else if (strcmp(name, "robust") == 0)
 		robust();
 	else

@@ -34,6 +34,7 @@ cases! {
     futex_words_that_are_evicted: "futex" "words";
     locks_in_memory_that_is_always_evicted: "futex" "primitives";
     priority_inheritance_in_evicted_memory: "futex" "priority_inheritance";
+    futex_words_that_the_kernel_changes: "futex" "changed_words";
     robust_mutexes_in_evicted_memory: "futex" "robust";
     unix_streams_of_evicted_memory: "net" "unix_stream";
     unix_messages_in_evicted_memory: "net" "unix_messages";
