@@ -17,7 +17,9 @@ use crate::engine::{Engine, MapsGuard, Phase};
 use crate::lock::SpinLock;
 use crate::mapping::{self, Call};
 use crate::regions::Attributes;
-use crate::sys::{arch, pagemap, proc_maps};
+use crate::sys::fd::{self, Fd};
+use crate::sys::proc_maps::{self, Mapping};
+use crate::sys::{arch, elf, pagemap};
 use crate::table::PageState;
 use crate::{exclude, pager};
 
@@ -116,34 +118,20 @@ pub fn take_over(engine: &Engine) {
         let own = exclude::control_block(thread_pointer);
         engine.note_exclusion(&mut maps, own, true);
     }
-    // End of the mapping before, if that was an object's data, and of the engine's own.
-    let mut data_end = 0;
-    let mut engine_end = 0;
+    let mut objects = Objects::new();
     // The mappings are registered while they are read; registering splits and merges them, but
     // only behind the reader.
     let read = proc_maps::for_each(|mapping| {
-        let behind_data = core::mem::take(&mut data_end) == mapping.start;
-        let library_data = behind_data && mapping.end - mapping.start < BSS_MIN;
-        if mapping.inode != 0 && mapping.private && mapping.prot & k::PROT_WRITE != 0 {
-            data_end = mapping.end;
-        }
-        if is_engine_data(mapping.start, mapping.end) {
-            engine_end = mapping.end;
-            return;
-        }
-        if mapping.start == engine_end {
-            // Behind the engine's data lies what is zero at the start.
-            return;
-        }
-        if mapping.inode != 0 || !mapping.private || library_data || is_special(mapping.name) {
+        let zeroed = objects.zeroed_data(&mapping);
+        if mapping.inode != 0 || !mapping.private || is_special(mapping.name) {
             return;
         }
         if mapping.name == b"[heap]" {
             maps.heap_end = mapping.end;
         }
-        if !Arena::owns(mapping.start) {
-            let range = PageRange::touching(mapping.start, mapping.end - mapping.start);
-            adopt(engine, &mut maps, range, mapping.prot);
+        let start = if zeroed.stays() { zeroed.end } else { mapping.start };
+        if start < mapping.end && !Arena::owns(start) {
+            adopt(engine, &mut maps, PageRange::touching(start, mapping.end - start), mapping.prot);
         }
     });
     if read.is_err() {
@@ -159,10 +147,73 @@ fn is_special(name: &[u8]) -> bool {
     name.starts_with(b"[") && name != b"[heap]" && !name.starts_with(b"[anon:")
 }
 
-/// Whether a mapping holds the engine's own static data.
-fn is_engine_data(start: usize, end: usize) -> bool {
-    let engine = core::ptr::from_ref(crate::engine::engine()) as usize;
-    (start..end).contains(&engine)
+/// Follows the objects (the program and its libraries) while mappings are read in ascending order.
+struct Objects {
+    /// /proc/self/mem; without it the size of zeroed data is a guess.
+    memory: Option<Fd>,
+    /// The mapping that an object's file begins with, and the file.
+    base: usize,
+    inode: u64,
+    /// End of the mapping before, if that was an object's data.
+    data_end: usize,
+    /// Whether it was the engine's.
+    of_engine: bool,
+}
+
+/// The part of a mapping that is an object's zeroed data; it ends where the mapping starts if there
+/// is none.
+struct Zeroed {
+    start: usize,
+    end: usize,
+    of_engine: bool,
+}
+
+impl Zeroed {
+    fn stays(&self) -> bool {
+        self.of_engine || self.end - self.start < BSS_MIN
+    }
+}
+
+impl Objects {
+    fn new() -> Self {
+        let memory = fd::open(c"/proc/self/mem", k::O_RDONLY).ok();
+        Self { memory, base: 0, inode: 0, data_end: 0, of_engine: false }
+    }
+
+    fn zeroed_data(&mut self, mapping: &Mapping<'_>) -> Zeroed {
+        let engine = core::ptr::from_ref(crate::engine::engine()) as usize;
+        let holds_engine = (mapping.start..mapping.end).contains(&engine);
+        let behind_data = core::mem::take(&mut self.data_end) == mapping.start;
+        let of_engine = holds_engine || (core::mem::take(&mut self.of_engine) && behind_data);
+        if mapping.inode != 0 {
+            if mapping.offset == 0 {
+                (self.base, self.inode) = (mapping.start, mapping.inode);
+            }
+            if mapping.private && mapping.prot & k::PROT_WRITE != 0 {
+                (self.data_end, self.of_engine) = (mapping.end, of_engine);
+                // Data of another file than the one that began last: not a loaded object.
+                if mapping.inode != self.inode {
+                    self.base = 0;
+                }
+            }
+        }
+        let end = match (mapping.inode, behind_data) {
+            (0, true) => self.end_of_zeroed(mapping),
+            _ if holds_engine => mapping.end,
+            _ => mapping.start,
+        };
+        Zeroed { start: mapping.start, end, of_engine }
+    }
+
+    /// The kernel merges zeroed data with what the program maps right behind it, so the mapping does
+    /// not tell; the object's headers do.
+    fn end_of_zeroed(&self, mapping: &Mapping<'_>) -> usize {
+        let memory = self.memory.as_ref().filter(|_| self.base != 0);
+        let end = memory.and_then(|memory| elf::end_of_memory(memory.raw(), self.base));
+        end.map_or(mapping.end, |end| {
+            end.next_multiple_of(PAGE_SIZE).clamp(mapping.start, mapping.end)
+        })
+    }
 }
 
 /// Registers what is not excluded of a range, and notes the pages that are there.
@@ -206,7 +257,7 @@ fn on_pager_thread(engine: &Engine) -> bool {
 /// Marks the pages of a range that are in memory as resident.
 fn note_present(engine: &Engine, range: PageRange) {
     // Both descriptor tables see the same memory; the caller's own is sure to be open.
-    let Ok(pagemap) = crate::sys::fd::open(c"/proc/self/pagemap", k::O_RDONLY) else { return };
+    let Ok(pagemap) = fd::open(c"/proc/self/pagemap", k::O_RDONLY) else { return };
     let (start, end) = (range.address(), range.end.address());
     let _ = pagemap::for_each_present(pagemap.raw(), start, end, |start, end| {
         for part in PageRange::touching(start, end - start).by_leaf() {

@@ -77,3 +77,12 @@ fn every_way_of_making_a_process() {
 fn threads_end_with_everything_evicted() {
     quarter_and_chaos(&Job::c("join", &["96"]), "24M");
 }
+
+/// Memory that the kernel has merged with the zeroed data of the program, of libc, of the engine.
+#[test]
+fn mappings_behind_the_data_of_objects_are_paged() {
+    let job = Job::c("neighbours", &[]);
+    let plain = job.plain();
+    job.compare_with(&plain, &Vswap::ram("32M"));
+    job.compare_with(&plain, &Vswap::ram("32M").chaos(1));
+}

@@ -6,6 +6,7 @@
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 pub mod arch;
+pub mod elf;
 pub mod fd;
 pub mod memory;
 pub mod pagemap;

@@ -16,6 +16,8 @@ pub struct Mapping<'a> {
     pub prot: u32,
     /// Whether writes stay private.
     pub private: bool,
+    /// Where in the file it begins.
+    pub offset: u64,
     /// Inode of the file, 0 for anonymous memory.
     pub inode: u64,
     /// Path, or a name in brackets, or nothing.
@@ -54,7 +56,7 @@ fn parse(line: &[u8]) -> Option<Mapping<'_>> {
     let mut columns = text.split_ascii_whitespace();
     let (start, end) = columns.next()?.split_once('-')?;
     let flags = columns.next()?.as_bytes();
-    let (_offset, _device) = (columns.next()?, columns.next()?);
+    let (offset, _device) = (columns.next()?, columns.next()?);
     let inode_column = columns.next()?;
     let inode_end = inode_column.as_ptr().addr() - text.as_ptr().addr() + inode_column.len();
     let bit = |index: usize, letter: u8, bit: u32| {
@@ -65,6 +67,7 @@ fn parse(line: &[u8]) -> Option<Mapping<'_>> {
         end: usize::from_str_radix(end, 16).ok()?,
         prot: bit(0, b'r', k::PROT_READ) | bit(1, b'w', k::PROT_WRITE) | bit(2, b'x', k::PROT_EXEC),
         private: flags.get(3) == Some(&b'p'),
+        offset: u64::from_str_radix(offset, 16).ok()?,
         inode: inode_column.parse().ok()?,
         name: line[inode_end..].trim_ascii_start(),
     })
@@ -86,14 +89,15 @@ mod tests {
                 end: 0x55d0_c8a6_e000,
                 prot: k::PROT_READ | k::PROT_WRITE,
                 private: true,
+                offset: 0,
                 inode: 0,
                 name: b"[heap]",
             })
         );
         let bare = parse(b"7f00-8000 ---s 00000000 00:00 0 ").unwrap();
         assert_eq!((bare.prot, bare.private, bare.name), (0, false, &b""[..]));
-        let file = parse(b"7f00-8000 r-xp 00000000 fe:00 1234    /lib/a b.so").unwrap();
-        assert_eq!((file.inode, file.name), (1234, &b"/lib/a b.so"[..]));
+        let file = parse(b"7f00-8000 r-xp 0002d000 fe:00 1234    /lib/a b.so").unwrap();
+        assert_eq!((file.offset, file.inode, file.name), (0x2d000, 1234, &b"/lib/a b.so"[..]));
         assert_eq!(parse(b"nonsense"), None);
     }
 
