@@ -135,15 +135,18 @@ impl Serialize for Gauges<'_> {
 }
 
 /// Shares of the program's memory, from 0 to 1, taken from the peaks: at its end a program has
-/// often let go of everything.
+/// often let go of everything. Stacks and locked memory are anonymous, so they are counted as
+/// resident or unmanaged already.
 struct Unpageable<'a>(&'a Totals);
 
 impl Serialize for Unpageable<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let peak = |gauge| self.0.peak(gauge);
         let unpageable: u64 = UNPAGEABLE.iter().map(|(gauge, _)| peak(*gauge)).sum();
-        let pageable = peak(Gauge::Resident) + peak(Gauge::Swapped) + peak(Gauge::Unmanaged);
-        let whole = (unpageable + pageable).max(1) as f64;
+        let anonymous = peak(Gauge::Resident) + peak(Gauge::Swapped) + peak(Gauge::Unmanaged);
+        let others = peak(Gauge::UnpageableShared) + peak(Gauge::UnpageableFile);
+        // Peaks were not all at one time.
+        let whole = (anonymous + others).max(unpageable).max(1) as f64;
         let mut map = serializer.serialize_map(Some(UNPAGEABLE.len() + 1))?;
         map.serialize_entry("share", &(unpageable as f64 / whole))?;
         for (gauge, reason) in UNPAGEABLE {

@@ -11,7 +11,7 @@
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`text`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`swap_file`] |
-//! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`credentials`], [`link`] |
+//! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`fork`], [`inline`], [`chaos`] |
 #![no_std]
 
@@ -50,6 +50,7 @@ pub mod swap_file;
 pub mod sys;
 pub mod table;
 pub mod text;
+pub mod unpageable;
 pub mod watcher;
 pub mod wire;
 pub mod workingset;

@@ -11,6 +11,7 @@ use crate::run_page::Gauge;
 use crate::swap_file::SWAP_FILE;
 use crate::sys::{arch, fd, task};
 use crate::text::{self, Line};
+use crate::unpageable::{self, Unpageable};
 use crate::{counters, link, pager, start};
 
 /// Milliseconds between two looks while memory is paged.
@@ -46,6 +47,7 @@ struct Watcher {
     looks: u32,
     credentials: u32,
     interval: u64,
+    unpageable: Unpageable,
 }
 
 impl Watcher {
@@ -56,6 +58,7 @@ impl Watcher {
             looks: 0,
             credentials: 0,
             interval: 1,
+            unpageable: Unpageable::default(),
         }
     }
 
@@ -90,6 +93,9 @@ impl Watcher {
             _ => TICK_MS,
         };
         publish(self.engine, anonymous);
+        if let Some(member) = self.engine.member() {
+            self.unpageable.look(self.engine, member);
+        }
         crate::handler::ring_if_low(self.engine);
     }
 
@@ -140,6 +146,7 @@ impl Watcher {
     fn finish(&self) -> ! {
         publish(self.engine, measure(self.engine));
         if let Some(member) = self.engine.member() {
+            unpageable::publish(self.engine, member);
             member.charged.store(0, Ordering::Relaxed);
         }
         link::say_bye(self.engine);

@@ -10,6 +10,7 @@
 //! - [`budget`]: `--ram` holds, seen from outside;
 //! - [`cgroup`]: hard memory limits, and data that does not fit;
 //! - [`inline`]: the inline engine;
+//! - [`statistics`]: what `--stats` says;
 //! - [`overhead`]: a program far below its budget does not pay.
 //!
 //! The C programs are in `tests/programs`; each says in its head comment what it proves. A job has a
@@ -26,6 +27,7 @@ mod inline;
 mod manners;
 mod memory;
 mod overhead;
+mod statistics;
 mod support;
 mod syscalls;
 mod whole;
