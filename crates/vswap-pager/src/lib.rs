@@ -10,7 +10,7 @@
 //! | shared with the coordinator | [`config`], [`run_page`], [`wire`] |
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`text`] |
-//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`swap_file`] |
+//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`], [`swap_file`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`fork`], [`inline`], [`chaos`] |
 #![no_std]
@@ -43,6 +43,7 @@ pub mod reclaim;
 pub mod reclaimer;
 pub mod regions;
 pub mod run_page;
+pub mod shortage;
 pub mod staging;
 pub mod start;
 pub mod streams;

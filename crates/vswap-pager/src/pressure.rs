@@ -1,14 +1,13 @@
 //! What happens when reclaim does not get on: harder measures, a pause, and at last the end of the
 //! program, alone and with a line that says why.
 
-use core::sync::atomic::Ordering;
-
 use vswap_core::{CodecKind, Cursor};
 
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::link;
 use crate::reclaim::Progress;
+use crate::shortage::Shortage;
 use crate::sys::task;
 
 /// The longest that one allocation is held up before the program is ended.
@@ -68,7 +67,7 @@ impl Pressure {
             return false;
         }
         if now - since > PATIENCE_NS {
-            end(engine);
+            link::end_out_of_memory(engine, format_args!("{}", Shortage::of(engine)));
         }
         task::sleep_us(1000);
         true
@@ -112,33 +111,4 @@ impl Default for Pressure {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Nothing more fits.
-fn end(engine: &Engine) -> ! {
-    const MIB: u64 = 1 << 20;
-    let usage = engine.space.usage();
-    let member_swap = engine.run_page().map_or(0, |run| run.swap_limit.load(Ordering::Relaxed));
-    let resident = engine.budget.resident_pages() * vswap_core::page::PAGE_SIZE as u64;
-    let allowance = engine.budget.allowance();
-    let pool = usage.pool_memory as u64;
-    let option = if member_swap == 0 {
-        "raise --ram or add --swap PATH"
-    } else {
-        "raise --ram or the size of --swap"
-    };
-    link::end_out_of_memory(
-        engine,
-        format_args!(
-            "process {} was ended: its data does not fit: {} MiB resident, {} MiB compressed in \
-             {} MiB, {} MiB unmanaged, of {} MiB, and the swap file ({} MiB) is full; {option}",
-            engine.program.load(Ordering::Relaxed),
-            resident / MIB,
-            usage.payload as u64 / MIB,
-            pool / MIB,
-            engine.budget.unmanaged() / MIB,
-            allowance / MIB,
-            member_swap / MIB,
-        ),
-    )
 }

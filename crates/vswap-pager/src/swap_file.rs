@@ -3,14 +3,14 @@
 //! The minimal form. After a fork both processes refer to the slots written before it, so those
 //! are never reused: the bitmap marks them as taken for good in both.
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use vswap_core::page::PAGE_SIZE;
 use vswap_core::{Backing, BackingError, Form, Handle, Medium, Room};
 
 use crate::engine::engine;
 use crate::lock::SpinLock;
-use crate::run_page::EXTENT_SIZE;
+use crate::run_page::{EXTENT_SIZE, RunPage};
 use crate::sys::{Errno, fd, task};
 
 const SLOTS_PER_EXTENT: usize = EXTENT_SIZE as usize / PAGE_SIZE;
@@ -34,11 +34,60 @@ struct Extents {
     sealed: usize,
 }
 
+/// Why the file takes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// All of it is leased.
+    Full,
+    /// This process has as many extents as it can.
+    TooManyExtents,
+    /// The file system has no room for what was leased.
+    NoSpace,
+    /// A write failed, with this error number.
+    Failed(i32),
+}
+
+/// [`Refusal`]s as words; any other is an error number.
+const NOT_REFUSED: u32 = 0;
+const FULL: u32 = u32::MAX;
+const TOO_MANY_EXTENTS: u32 = u32::MAX - 1;
+
+impl Refusal {
+    fn to_word(self) -> u32 {
+        match self {
+            Self::Full => FULL,
+            Self::TooManyExtents => TOO_MANY_EXTENTS,
+            Self::NoSpace => Errno::ENOSPC.0 as u32,
+            Self::Failed(error) => error as u32,
+        }
+    }
+
+    fn from_word(word: u32) -> Option<Self> {
+        match word {
+            NOT_REFUSED => None,
+            FULL => Some(Self::Full),
+            TOO_MANY_EXTENTS => Some(Self::TooManyExtents),
+            error if error == Errno::ENOSPC.0 as u32 => Some(Self::NoSpace),
+            error => Some(Self::Failed(error as i32)),
+        }
+    }
+
+    /// What the swap space is told: whether to try again later.
+    fn error(self) -> BackingError {
+        match self {
+            Self::Failed(error) => BackingError::Io(error),
+            Self::Full | Self::TooManyExtents | Self::NoSpace => BackingError::Full,
+        }
+    }
+}
+
 /// The swap file of the run.
 pub struct SwapFile {
     extents: SpinLock<Extents>,
     used_pages: AtomicUsize,
     in_use: AtomicBool,
+    /// Why the last store was refused; [`NOT_REFUSED`] if it was not.
+    refused: AtomicU32,
 }
 
 impl core::fmt::Debug for SwapFile {
@@ -57,12 +106,18 @@ pub static SWAP_FILE: SwapFile = SwapFile {
     }),
     used_pages: AtomicUsize::new(0),
     in_use: AtomicBool::new(false),
+    refused: AtomicU32::new(NOT_REFUSED),
 };
 
 impl SwapFile {
     /// Bytes in use by this process.
     pub fn used(&self) -> usize {
         self.used_pages.load(Ordering::Relaxed) * PAGE_SIZE
+    }
+
+    /// Why the last store was refused, if it was.
+    pub fn refusal(&self) -> Option<Refusal> {
+        Refusal::from_word(self.refused.load(Ordering::Relaxed))
     }
 
     /// Whether this is the first time that the file is put to use; the child of a fork has it in
@@ -84,15 +139,16 @@ impl SwapFile {
         self.extents.reset_after_fork();
     }
 
-    fn take_slot(&self) -> Option<Handle> {
+    fn take_slot(&self) -> Result<Handle, Refusal> {
         let mut extents = self.extents.lock();
         loop {
             let index = extents.first_with_room;
             if index == extents.count {
                 if index == EXTENTS_MAX {
-                    return None;
+                    return Err(Refusal::TooManyExtents);
                 }
-                let offset = engine().run_page()?.lease_extent()?;
+                let offset = engine().run_page().and_then(RunPage::lease_extent);
+                let offset = offset.ok_or(Refusal::Full)?;
                 extents.list[index] = Extent {
                     number: (offset / EXTENT_SIZE) as u32,
                     free: SLOTS_PER_EXTENT as u32,
@@ -105,13 +161,30 @@ impl SwapFile {
                 extents.first_with_room += 1;
                 continue;
             }
-            let word = extent.used.iter().position(|word| *word != u64::MAX)?;
+            let word = extent.used.iter().position(|word| *word != u64::MAX);
+            let word = word.ok_or(Refusal::Full)?;
             let bit = extent.used[word].trailing_ones();
             extent.used[word] |= 1 << bit;
             extent.free -= 1;
             let slot = word * 64 + bit as usize;
-            return Handle::new((index * SLOTS_PER_EXTENT + slot) as u32);
+            let handle = Handle::new((index * SLOTS_PER_EXTENT + slot) as u32);
+            return handle.ok_or(Refusal::TooManyExtents);
         }
+    }
+
+    /// Writes a page to a free slot.
+    fn write(&self, data: &[u8]) -> Result<Handle, Refusal> {
+        let handle = self.take_slot()?;
+        let refusal = match fd::pwrite(Self::descriptor(), data, self.place(handle)) {
+            Ok(written) if written == data.len() => {
+                self.used_pages.fetch_add(1, Ordering::Relaxed);
+                return Ok(handle);
+            }
+            Ok(_) | Err(Errno::ENOSPC) => Refusal::NoSpace,
+            Err(error) => Refusal::Failed(error.0),
+        };
+        self.give_slot(handle);
+        Err(refusal)
     }
 
     fn give_slot(&self, handle: Handle) {
@@ -156,22 +229,13 @@ impl Backing for SwapFile {
     }
 
     fn store(&self, data: &[u8]) -> Result<Handle, BackingError> {
-        let handle = self.take_slot().ok_or(BackingError::Full)?;
-        match fd::pwrite(Self::descriptor(), data, self.place(handle)) {
-            Ok(written) if written == data.len() => {
-                self.used_pages.fetch_add(1, Ordering::Relaxed);
-                Ok(handle)
-            }
-            Ok(_) => {
-                self.give_slot(handle);
-                Err(BackingError::Full)
-            }
-            Err(error) => {
-                self.give_slot(handle);
-                let full = error == Errno::ENOSPC;
-                Err(if full { BackingError::Full } else { BackingError::Io(error.0) })
-            }
+        let stored = self.write(data);
+        let word = stored.map_or_else(Refusal::to_word, |_| NOT_REFUSED);
+        // Read before it is written: several reclaim at once, and it hardly ever changes.
+        if self.refused.load(Ordering::Relaxed) != word {
+            self.refused.store(word, Ordering::Relaxed);
         }
+        stored.map_err(Refusal::error)
     }
 
     fn load(&self, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
@@ -190,5 +254,25 @@ impl Backing for SwapFile {
     fn room(&self) -> Room {
         let capacity = engine().run_page().map_or(0, |run| run.swap_limit.load(Ordering::Relaxed));
         Room { capacity, used: self.used() as u64, metadata: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_survive_as_words() {
+        let all = [Refusal::Full, Refusal::TooManyExtents, Refusal::NoSpace, Refusal::Failed(5)];
+        for refusal in all {
+            assert_eq!(Refusal::from_word(refusal.to_word()), Some(refusal));
+        }
+        assert_eq!(Refusal::from_word(NOT_REFUSED), None);
+    }
+
+    #[test]
+    fn only_an_error_of_the_file_is_for_good() {
+        assert_eq!(Refusal::Failed(5).error(), BackingError::Io(5));
+        assert_eq!(Refusal::NoSpace.error(), BackingError::Full);
     }
 }

@@ -42,14 +42,16 @@ fn populated_mappings_do_not_wake_the_oom_killer() {
     assert_eq!(cgroup.oom_kills(), 0);
 }
 
+const NO_SWAP_FILE: &str = "there is no swap file; raise --ram or add --swap PATH";
+
 /// Ends with 137 and one line on stderr that says what filled, by how much, and what helps.
-fn assert_ended_for_lack_of_room(job: &Job, vswap: &Vswap, helpful_option: &str) {
+fn assert_ended_for_lack_of_room(job: &Job, vswap: &Vswap, reason_and_option: &str) {
     let paged = job.clone().limit(45).under(vswap);
     assert_eq!(paged.status.code(), Some(137), "{}", paged.describe());
     let lines: Vec<_> = paged.stderr.lines().collect();
     let &[line] = lines.as_slice() else { panic!("not one line: {}", paged.describe()) };
     assert!(line.starts_with("vswap: "), "{line}");
-    assert!(line.contains(helpful_option), "which option helps? {line}");
+    assert!(line.contains(reason_and_option), "what filled, and which option helps? {line}");
     let says_an_amount = line
         .split_whitespace()
         .any(|word| word.starts_with(|c: char| c.is_ascii_digit()) || word == "MiB");
@@ -63,7 +65,7 @@ fn assert_ended_for_lack_of_room(job: &Job, vswap: &Vswap, helpful_option: &str)
 fn random_data_in_a_cgroup_ends_with_one_line_and_no_oom_kill() {
     let Some(cgroup) = limited_to(96, "random_data_in_a_cgroup") else { return };
     let job = Job::c("fill", &["256", "1", "1", "random"]).in_cgroup(&cgroup);
-    assert_ended_for_lack_of_room(&job, &Vswap::ram("auto"), "--swap");
+    assert_ended_for_lack_of_room(&job, &Vswap::ram("auto"), NO_SWAP_FILE);
     assert_eq!(cgroup.oom_kills(), 0, "the OOM killer was faster");
 }
 
@@ -71,14 +73,16 @@ fn random_data_in_a_cgroup_ends_with_one_line_and_no_oom_kill() {
 #[test]
 fn random_data_beyond_the_budget_ends_with_one_line() {
     let job = Job::c("fill", &["128", "1", "1", "random"]);
-    assert_ended_for_lack_of_room(&job, &Vswap::ram("32M"), "--swap");
+    assert_ended_for_lack_of_room(&job, &Vswap::ram("32M"), NO_SWAP_FILE);
 }
 
 /// D 192 MiB, r 1, B 32 MiB and a swap file of 64 MiB, which fills as well.
 #[test]
 fn random_data_beyond_the_swap_file_ends_with_one_line() {
     let job = Job::c("fill", &["192", "1", "1", "random"]);
-    assert_ended_for_lack_of_room(&job, &Vswap::ram("32M").swap("64M"), "--swap");
+    let full = "the swap file of 64 MiB is full (64 MiB of it by this process); raise --ram or the \
+                size of --swap";
+    assert_ended_for_lack_of_room(&job, &Vswap::ram("32M").swap("64M"), full);
 }
 
 /// Only the program that cannot be helped is ended: its shell lives on and sees 137.
