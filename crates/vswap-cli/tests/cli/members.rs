@@ -1,5 +1,7 @@
 //! The coordinator and its members. A member is this test program, run by `vswap run` with a part to
-//! play, which it finds in the environment: it talks to the coordinator as an engine does.
+//! play, which it finds in the environment: it talks to the coordinator as an engine does. It is
+//! started without `LD_PRELOAD`, or an engine of its own would be one more member: the test harness
+//! has threads, and malloc reserves 64 MiB of address space for each.
 
 use std::io::{IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
@@ -31,7 +33,8 @@ const PART: &str = "VSWAP_TEST_PART";
 fn with_member(part: &str, options: &[&str]) -> Command {
     let own = std::env::current_exe().unwrap();
     let role = ["members::play", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
-    let program = [&["--", own.to_str().unwrap()][..], &role].concat();
+    let without_engine = ["--", "env", "-u", "LD_PRELOAD", own.to_str().unwrap()];
+    let program = [&without_engine[..], &role].concat();
     let mut command = vswap(&[&["run", "--ram", "64M"], options, &program].concat());
     command.env(PART, part);
     command
@@ -241,7 +244,7 @@ fn a_member_speaks_through_vswap_and_its_end_has_a_code() {
 fn only_the_process_that_lost_its_pager_is_ended() {
     let own = std::env::current_exe().unwrap();
     let script = format!(
-        "{} members::play --exact --ignored --nocapture >/dev/null; echo \"ended with $?\"",
+        "env -u LD_PRELOAD {} members::play --exact --ignored --nocapture >/dev/null; echo \"ended with $?\"",
         own.display()
     );
     let mut command = vswap(&["run", "--ram", "64M", "--", "sh", "-c", &script]);
