@@ -14,7 +14,7 @@
 //! set is large gets an age, and each sweep that passes it takes one off (see
 //! [`workingset`]).
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use vswap_core::page::PAGE_SIZE;
 use vswap_core::{GroupId, StoreError, same_filled};
@@ -35,6 +35,9 @@ const MOVE_RETRIES: usize = 3;
 
 /// Next page that reclaim looks at.
 static HAND: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the last batch was scattered. A hint that saves looking at the next one in vain.
+static SCATTERED: AtomicBool = AtomicBool::new(false);
 
 /// What one step of reclaim did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +91,14 @@ impl Engine {
         if self.budget.free() >= self.budget.low_watermark() {
             return;
         }
-        let take = if self.mailbox.is_asleep() { Take::Any } else { Take::Contiguous };
-        self.move_out_batch(take);
-        self.mailbox.ring();
+        let alone = self.mailbox.is_asleep();
+        if !alone && SCATTERED.load(Ordering::Relaxed) {
+            return;
+        }
+        self.move_out_batch(if alone { Take::Any } else { Take::Contiguous });
+        if alone {
+            self.mailbox.ring();
+        }
     }
 
     /// Moves one batch to staging, wherever the clock's hand points.
@@ -179,6 +187,7 @@ impl Engine {
             return Moved { next: part.end, ..nothing };
         };
         let batch = Batch::choose(&leaf, part, self.budget.batch_pages(), false);
+        SCATTERED.store(batch.is_scattered(), Ordering::Relaxed);
         if take == Take::Contiguous && batch.is_scattered() {
             return nothing;
         }
