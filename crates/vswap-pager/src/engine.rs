@@ -13,7 +13,9 @@
 //! Nobody who holds one of them touches the program's memory directly or waits for a fault.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 use vswap_core::{Limits, VirtualSwap};
 
@@ -28,6 +30,7 @@ use crate::regions::{Attributes, Regions};
 use crate::run_page::{Counter, Member, RunPage};
 use crate::staging::Staging;
 use crate::streams::Streams;
+use crate::sys::arch;
 use crate::sys::fd::Fd;
 use crate::sys::uffd::Uffd;
 use crate::table::Table;
@@ -118,6 +121,9 @@ pub struct Engine {
     pub program_uffd: AtomicI32,
     /// The swap file in the program's own descriptor table; -1 if there is none.
     pub program_swap_file: AtomicI32,
+    /// Where the program's first thread has its control block: the loader made it before any hook
+    /// could see it.
+    pub main_thread: AtomicUsize,
     /// Process ID of the program.
     pub program: AtomicU32,
     /// Process ID of the pager.
@@ -172,6 +178,7 @@ impl Engine {
             },
             program_uffd: AtomicI32::new(NO_FD),
             program_swap_file: AtomicI32::new(NO_FD),
+            main_thread: AtomicUsize::new(0),
             program: AtomicU32::new(0),
             pager: AtomicU32::new(0),
             inline: AtomicBool::new(false),
@@ -183,10 +190,11 @@ impl Engine {
     /// Sets the configuration.
     ///
     /// # Safety
-    /// Once, before any other thread runs.
+    /// Once, on the program's first thread, before any other thread runs.
     pub unsafe fn configure(&self, config: Config) {
         // SAFETY: nobody else is there yet.
         unsafe { *self.config.get() = Some(config) };
+        self.main_thread.store(arch::thread_pointer(), Ordering::Relaxed);
     }
 
     /// The configuration; `None` if the program does not run under vswap.

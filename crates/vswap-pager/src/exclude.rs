@@ -51,16 +51,9 @@ pub fn exclude(engine: &Engine, range: PageRange) {
     }
 }
 
-/// Excludes the control block and the stack of a thread that is about to start. A stack that was
-/// mapped as one is excluded already.
+/// Excludes the control block and the stack of a thread that is about to start, also while nothing
+/// is paged yet: taking over cannot tell them from other memory.
 pub fn new_thread(engine: &Engine, tls: usize, stack: usize, stack_size: usize) {
-    for range in [control_block(tls), PageRange::touching(stack, stack_size)] {
-        let known = {
-            let maps = engine.lock_maps();
-            engine.phase() != Phase::Active || engine.regions(&maps).within(range).next().is_none()
-        };
-        if !known {
-            exclude(engine, range);
-        }
-    }
+    exclude(engine, control_block(tls));
+    exclude(engine, PageRange::touching(stack, stack_size));
 }

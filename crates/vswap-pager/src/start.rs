@@ -19,7 +19,7 @@ use crate::mapping::{self, Call};
 use crate::regions::Attributes;
 use crate::sys::fd::{self, Fd};
 use crate::sys::proc_maps::{self, Mapping};
-use crate::sys::{arch, elf, pagemap};
+use crate::sys::{elf, pagemap};
 use crate::table::PageState;
 use crate::{exclude, pager};
 
@@ -113,11 +113,9 @@ pub fn take_over(engine: &Engine) {
         return;
     }
     engine.set_phase(Phase::Active);
-    let thread_pointer = arch::thread_pointer();
-    if crate::sys::task::process_id() == engine.program.load(Ordering::Relaxed) {
-        let own = exclude::control_block(thread_pointer);
-        engine.note_exclusion(&mut maps, own, true);
-    }
+    // Whichever thread takes over: the kernel kills a thread whose rseq area it cannot write.
+    let first = exclude::control_block(engine.main_thread.load(Ordering::Relaxed));
+    engine.note_exclusion(&mut maps, first, true);
     let mut objects = Objects::new();
     // The mappings are registered while they are read; registering splits and merges them, but
     // only behind the reader.

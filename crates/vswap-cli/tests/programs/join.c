@@ -17,31 +17,6 @@ static int destroyed;
 static char *ballast;
 static uint64_t pages;
 
-/* Advises out whatever /proc/self/maps shows as private and writable: it is the pager's business to
- * know the stacks and thread control blocks among it. */
-static void evict_everything(void)
-{
-	static char text[1 << 16];
-	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-	size_t length = 0;
-	ssize_t n;
-	REQUIRE(fd >= 0);
-	while (length < sizeof text - 1 && (n = read(fd, text + length, sizeof text - 1 - length)) > 0)
-		length += (size_t)n;
-	close(fd);
-	text[length] = 0;
-	/* Copied to the stack line by line, since advising out the text's own page is part of it. */
-	for (char *line = text; *line != 0;) {
-		unsigned long start, end;
-		char protection[5];
-		int matched = sscanf(line, "%lx-%lx %4s", &start, &end, protection);
-		char *next = strchr(line, '\n');
-		if (matched == 3 && strcmp(protection, "rw-p") == 0)
-			madvise((void *)start, end - start, MADV_PAGEOUT);
-		line = next == NULL ? line + strlen(line) : next + 1;
-	}
-}
-
 static void destroy(void *value)
 {
 	REQUIRE(((uint64_t *)value)[0] == 42);

@@ -30,6 +30,14 @@ fn threads_fault_side_by_side() {
     holds(&Job::c("threads", &["96", "4", "1"]), &Vswap::ram("24M").chaos(1));
 }
 
+/// The kernel writes a thread's rseq area where no handler can run: with it evicted, the thread died
+/// of a SIGSEGV without an address.
+#[test]
+fn control_blocks_stay_whoever_takes_over() {
+    holds(&Job::c("tcb", &["96"]), &Vswap::ram("24M"));
+    holds(&Job::c("tcb", &["96"]), &Vswap::ram("24M").chaos(1));
+}
+
 #[test]
 fn every_mapping_change_keeps_its_promise() {
     holds(&Job::c("remap", &["80", "1", "nosys"]), &Vswap::ram("24M"));

@@ -86,3 +86,9 @@ fn mappings_behind_the_data_of_objects_are_paged() {
     job.compare_with(&plain, &Vswap::ram("32M"));
     job.compare_with(&plain, &Vswap::ram("32M").chaos(1));
 }
+
+/// Threads that began before paging did, taken over from another thread than the first.
+#[test]
+fn control_blocks_stay_whoever_takes_over() {
+    quarter_and_chaos(&Job::c("tcb", &["96"]), "24M");
+}
