@@ -30,9 +30,9 @@ use crate::regions::{Attributes, Regions};
 use crate::run_page::{Counter, Member, RunPage};
 use crate::staging::Staging;
 use crate::streams::Streams;
-use crate::sys::arch;
 use crate::sys::fd::Fd;
 use crate::sys::uffd::Uffd;
+use crate::sys::{arch, task};
 use crate::table::Table;
 
 /// How far the engine has come in this process.
@@ -195,6 +195,7 @@ impl Engine {
         // SAFETY: nobody else is there yet.
         unsafe { *self.config.get() = Some(config) };
         self.main_thread.store(arch::thread_pointer(), Ordering::Relaxed);
+        self.program.store(task::process_id(), Ordering::Relaxed);
     }
 
     /// The configuration; `None` if the program does not run under vswap.

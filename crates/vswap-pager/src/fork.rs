@@ -21,9 +21,9 @@ use crate::events::{self, FAULTS};
 use crate::mapping::{self, Call};
 use crate::run_page::Counter;
 use crate::swap_file::SWAP_FILE;
-use crate::sys::{fd::Fd, memory};
+use crate::sys::{fd::Fd, memory, task};
 use crate::table::PageState;
-use crate::{hook_stack, link, pager};
+use crate::{hook_stack, link, pager, signals};
 
 /// Makes the program's fork; returns twice, as it does.
 pub fn fork(engine: &Engine, call: Call) -> isize {
@@ -36,7 +36,13 @@ pub fn fork(engine: &Engine, call: Call) -> isize {
             }
             value
         }
-        Phase::Idle | Phase::Off => call.pass(),
+        Phase::Idle | Phase::Off => {
+            let value = call.pass();
+            if value == 0 {
+                reset(engine);
+            }
+            value
+        }
     }
 }
 
@@ -77,6 +83,8 @@ fn reset(engine: &Engine) {
     FAULTS.reset_after_fork();
     SWAP_FILE.reset_after_fork();
     hook_stack::reset_after_fork();
+    signals::reset_after_fork();
+    engine.program.store(task::process_id(), Ordering::Relaxed);
     for inherited in [&engine.program_uffd, &engine.program_swap_file] {
         drop(Fd::new(inherited.swap(-1, Ordering::Relaxed)));
     }

@@ -1,8 +1,8 @@
 //! Inline faults: the faulting thread resolves its own, in a SIGBUS handler.
 //!
 //! Fastest, since nobody is woken; but a system call on a swapped-out buffer returns EFAULT, so it
-//! is for callers that ask. It is refused where the program handles or blocks SIGBUS itself. Stacks
-//! and control blocks are never covered: the signal frame needs them.
+//! is for callers that ask. Stacks and control blocks are never covered: the signal frame needs
+//! them. What the program itself does with SIGBUS goes on, by way of [`signals`].
 
 use core::sync::atomic::Ordering;
 
@@ -12,33 +12,19 @@ use crate::address::PageNumber;
 use crate::engine::{Engine, Phase, engine};
 use crate::fault::Served;
 use crate::handler;
+use crate::hook_stack;
 use crate::run_page::Counter;
-use crate::sys::{arch, result, task};
-use crate::{hook_stack, syscall};
+use crate::signals::{self, Action, SIGBUS};
+use crate::sys::{arch, task};
 
-const SIGBUS: usize = 7;
-const SIGNAL_SET_BYTES: usize = 8;
 const WAIT_US: u64 = 50;
 /// The longest wait for others of the run to give way.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
-/// The kernel's `struct sigaction` (x86-64 and AArch64).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SignalAction {
-    handler: usize,
-    flags: u64,
-    restorer: usize,
-    mask: u64,
-}
-
 /// Why faults cannot be resolved inline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The program has a handler.
-    #[error("the program handles SIGBUS itself")]
-    Handled,
-    /// The calling thread blocks it.
+    /// The calling thread blocks it, in a way that no hook saw.
     #[error("the program blocks SIGBUS")]
     Blocked,
     /// The kernel refuses the handler.
@@ -51,49 +37,68 @@ pub enum Refused {
 /// # Errors
 /// [`Refused`].
 pub fn install(mask: u64) -> Result<(), Refused> {
-    if mask >> (SIGBUS - 1) & 1 != 0 {
+    if signals::blocks_sigbus(mask) {
         return Err(Refused::Blocked);
     }
-    let mut current = SignalAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
     // No SA_ONSTACK: an alternate stack may be too small for one more frame, and stacks are not
     // paged.
-    let ours = SignalAction {
+    let ours = Action {
         handler: on_sigbus as *const () as usize,
         flags: u64::from(k::SA_SIGINFO | arch::SA_RESTORER),
         restorer: arch::signal_restorer(),
         mask: u64::MAX,
     };
-    // SAFETY: both structures live across the calls; the handler keeps to what a signal handler
-    // may do.
-    unsafe {
-        let old = syscall!(k::__NR_rt_sigaction, SIGBUS, 0, &raw mut current, SIGNAL_SET_BYTES);
-        result(old).map_err(|_| Refused::Kernel)?;
-        // Ours is inherited by the child of a fork.
-        if current.handler != 0 && current.handler != ours.handler {
-            return Err(Refused::Handled);
-        }
-        let new = syscall!(k::__NR_rt_sigaction, SIGBUS, &raw const ours, 0, SIGNAL_SET_BYTES);
-        result(new).map_err(|_| Refused::Kernel)?;
-    }
-    Ok(())
+    signals::take_over(&ours).map_err(|_| Refused::Kernel)
 }
+
+/// The `si_code` of a fault that userfaultfd turned into a signal.
+const BUS_ADRERR: i32 = 2;
 
 struct Fault {
     page: PageNumber,
     ours: bool,
 }
 
-extern "C" fn on_sigbus(_signal: i32, info: *const k::siginfo_t, _context: *mut u8) {
-    // SAFETY: the kernel passes a valid siginfo; the address is what SIGBUS fills in.
-    let address = unsafe { (*info).__bindgen_anon_1.__bindgen_anon_1._sifields._sigfault._addr };
+type Handler = extern "C" fn(i32, *const k::siginfo_t, *mut u8);
+
+extern "C" fn on_sigbus(signal: i32, info: *const k::siginfo_t, context: *mut u8) {
+    // SAFETY: the kernel passes a valid siginfo; the address is read only where it was filled in.
+    let (code, address) = unsafe {
+        let info = &(*info).__bindgen_anon_1.__bindgen_anon_1;
+        (info.si_code, info._sifields._sigfault._addr)
+    };
     let mut fault = Fault { page: PageNumber::containing(address as usize), ours: false };
-    hook_stack::run(&mut fault, resolve);
+    if code == BUS_ADRERR {
+        hook_stack::run(&mut fault, resolve);
+    }
     if !fault.ours {
-        // A fault of the program's own: without our handler it ends as it would have.
-        let default = SignalAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
-        // SAFETY: the structure lives across the call; returning repeats the access.
-        unsafe {
-            syscall!(k::__NR_rt_sigaction, SIGBUS, &raw const default, 0, SIGNAL_SET_BYTES);
+        deliver(code, signal, info, context);
+    }
+}
+
+/// Does what the program's own action for SIGBUS says, as the kernel would have.
+fn deliver(code: i32, signal: i32, info: *const k::siginfo_t, context: *mut u8) {
+    let action = signals::action_for_delivery();
+    let sent = code <= 0;
+    match action.handler {
+        Action::IGNORE if sent => {}
+        Action::DEFAULT | Action::IGNORE => {
+            signals::give_up();
+            if sent {
+                // It is blocked until this handler returns.
+                task::signal_thread(task::process_id(), task::thread_id(), SIGBUS as u32);
+            }
+            // Otherwise the access is repeated, and ends the program where it is.
+        }
+        handler => {
+            // SAFETY: the context is what the kernel passed.
+            let before = unsafe { *context.add(arch::CONTEXT_MASK_OFFSET).cast::<u64>() };
+            task::set_signal_mask(action.mask_during(before));
+            // SAFETY: the program gave this address as that of its handler; one that asked for no
+            // siginfo does not look at the other arguments.
+            let handler = unsafe { core::mem::transmute::<usize, Handler>(handler) };
+            // Nothing is held here: the handler may leave by siglongjmp.
+            handler(signal, info, context);
         }
     }
 }

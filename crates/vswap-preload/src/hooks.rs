@@ -1,9 +1,11 @@
 //! Which calls are hooked, and what happens before and after them.
 
+use core::sync::atomic::Ordering;
+
 use linux_raw_sys::general as k;
 use vswap_pager::engine::{Phase, engine};
 use vswap_pager::mapping::{self, Call};
-use vswap_pager::{exclude, fork, hook_stack, start};
+use vswap_pager::{exclude, fork, hook_stack, signals, start};
 
 use crate::futex;
 
@@ -23,10 +25,13 @@ pub enum Next {
     Call = 1,
 }
 
-/// Puts the hooks into libc.
-pub fn install() {
+/// Puts the hooks into libc; those of signal calls only for inline faults.
+pub fn install(inline: bool) {
     #[cfg(target_arch = "x86_64")]
-    crate::patch::install();
+    crate::patch::install(inline);
+    if inline {
+        signals::unblock();
+    }
 }
 
 /// Called by a stub, on the program's stack.
@@ -35,6 +40,10 @@ pub fn on_call(call: Call, result: &mut isize) -> Next {
         k::__NR_clone | k::__NR_clone3 | FORK => on_clone(call, result),
         _ if futex::cannot_fault(&call) => {
             *result = futex::on_call(&call);
+            Next::Return
+        }
+        _ if signals::is_signal_call(&call) && engine().inline.load(Ordering::Relaxed) => {
+            *result = signals::on_call(engine(), call);
             Next::Return
         }
         // What else goes through libc's function `syscall`.
@@ -65,7 +74,10 @@ fn on_clone(call: Call, result: &mut isize) -> Next {
     }
     // A child on a stack of its own cannot return through this frame. Where memory is paged it is
     // not covered, and does not get that memory.
-    if new.stack != 0 || !matches!(engine().phase(), Phase::Active | Phase::Watching) {
+    // Nor does a child need us where nothing is kept for it.
+    let kept = matches!(engine().phase(), Phase::Active | Phase::Watching)
+        || engine().inline.load(Ordering::Relaxed);
+    if new.stack != 0 || !kept {
         return Next::Call;
     }
     let mut work = (call, 0);

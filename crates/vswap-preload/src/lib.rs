@@ -28,7 +28,7 @@ extern "C" fn construct(_argc: c_int, _argv: *const *const c_char, envp: *const 
     // SAFETY: constructors run before the program has threads.
     unsafe { engine().configure(config) };
     engine().wants_inline(inline);
-    hooks::install();
+    hooks::install(inline);
 }
 
 /// The value of [`ENV_NAME`] in an environment.

@@ -11,19 +11,22 @@
 //! (the function `syscall` loads its last argument there instead) and these seven bytes are
 //! replaced by a jump to a stub near libc. The stub calls
 //! [`hooks::on_call`](crate::hooks::on_call) and jumps back behind the seven bytes, with all
-//! registers as a system call leaves them. Vector registers are not kept: the hooked functions are
-//! wrappers that hold nothing in them across the call.
+//! registers as a system call leaves them. At sites in the middle of a function the first 128 bits of
+//! the vector registers are kept too: compiled C holds values there, and libc is built for
+//! processors without more. The other sites are in wrappers, which hold nothing there.
 //!
 //! The sites are looked for near the exported functions only, so start-up does not read libc whole.
+//! Inline faults are the exception: for them all places count that block signals.
 //! Those of the futex calls that need a hook are in [`futex_sites`].
 
 mod futex_sites;
 
 use core::arch::naked_asm;
+use core::ops::Range;
 
 use linux_raw_sys::general as k;
 use vswap_pager::mapping::Call;
-use vswap_pager::sys::memory;
+use vswap_pager::sys::{memory, proc_maps};
 
 use crate::hooks;
 
@@ -38,7 +41,7 @@ const LOAD_BYTES: usize = 5;
 const LOAD_LAST_ARGUMENT: [u8; LOAD_BYTES] = [0x4c, 0x8b, 0x4c, 0x24, 0x08];
 /// Longest stub, and a whole cache line.
 const STUB_BYTES: usize = 64;
-const STUBS_MAX: usize = 48;
+const STUBS_MAX: usize = 64;
 const PAGE: usize = 4096;
 
 unsafe extern "C" {
@@ -60,6 +63,9 @@ unsafe extern "C" {
     fn _Fork();
     fn syscall();
 }
+
+/// One of those defined by [`entry!`].
+type Entry = extern "C" fn();
 
 /// Function, how far its site may be, and the number of its call.
 type Target = (unsafe extern "C" fn(), usize, u32);
@@ -85,20 +91,58 @@ const TARGETS: [Target; 17] = [
 ];
 
 /// Replaces all sites. What is not found is left to userfaultfd's events.
-pub fn install() {
+pub fn install(inline: bool) {
     let Some(mut stubs) = Stubs::near(mmap as *const () as usize) else { return };
+    // Found first: each changed page becomes a mapping of its own.
+    let text = if inline { text_around(mmap as *const () as usize) } else { 0..0 };
     for (function, reach, number) in TARGETS {
-        let mut load = [0xb8, 0, 0, 0, 0];
-        load[1..].copy_from_slice(&number.to_le_bytes());
-        if let Some(site) = find(function as *const () as usize, reach, load) {
-            stubs.redirect(site);
+        if let Some(site) = find(function as *const () as usize, reach, load_of(number)) {
+            stubs.redirect(site, common_entry);
         }
     }
     if let Some(site) = find(syscall as *const () as usize, FUNCTION_REACH, LOAD_LAST_ARGUMENT) {
-        stubs.redirect(site);
+        stubs.redirect(site, common_entry);
     }
     futex_sites::redirect_all(&mut stubs);
+    redirect_signal_calls(&mut stubs, text);
     stubs.seal();
+}
+
+/// Redirects each site of a signal call in a part of libc: signals are blocked in the middle of
+/// functions that are not exported, while the heap is in use (the end of a thread).
+fn redirect_signal_calls(stubs: &mut Stubs, text: Range<usize>) {
+    // The seven bytes of a call with a small number, which is the second of them.
+    const ANY: u64 = u64::from_le_bytes([0xb8, 0, 0, 0, 0, 0x0f, 0x05, 0]);
+    const MASK: u64 = u64::from_le_bytes([0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
+    for site in text.start..text.end.saturating_sub(size_of::<u64>()) {
+        // SAFETY: the eight bytes lie in a mapping of libc's that is never unmapped.
+        let code = unsafe { (site as *const u64).read_unaligned() };
+        let number = (code >> 8) as u8;
+        if code & MASK == ANY
+            && matches!(u32::from(number), k::__NR_rt_sigaction | k::__NR_rt_sigprocmask)
+        {
+            stubs.redirect(site, careful_entry);
+        }
+    }
+}
+
+/// The executable mapping that an address is in; empty if /proc does not tell.
+fn text_around(address: usize) -> Range<usize> {
+    let mut text = address..address;
+    // Without it, calls are hooked by name only.
+    let _ = proc_maps::for_each(|mapping| {
+        if (mapping.start..mapping.end).contains(&address) {
+            text = mapping.start..mapping.end;
+        }
+    });
+    text
+}
+
+/// `mov eax, number`.
+fn load_of(number: u32) -> [u8; LOAD_BYTES] {
+    let mut load = [0xb8, 0, 0, 0, 0];
+    load[1..].copy_from_slice(&number.to_le_bytes());
+    load
 }
 
 /// The seven bytes of a call, which begin with `load`, within `reach` bytes of a function.
@@ -154,11 +198,11 @@ impl Stubs {
     }
 
     /// Makes a stub for a site, and the site jump to it.
-    fn redirect(&mut self, site: usize) {
+    fn redirect(&mut self, site: usize, entry: Entry) {
         if is_redirected(site) {
             return;
         }
-        let Some(stub) = self.add(|stub| stub_code(stub, site)) else { return };
+        let Some(stub) = self.add(|stub| stub_code(stub, site, entry)) else { return };
         let mut jump = [0xe9, 0, 0, 0, 0, 0x66, 0x90];
         jump[1..5].copy_from_slice(&relative(site + 5, stub));
         let page = site & !(PAGE - 1);
@@ -193,12 +237,12 @@ fn relative(from: usize, to: usize) -> [u8; 4] {
 /// ```text
 ///  0  b8 imm32             mov eax, number   ; the site's own first instruction
 ///  5  48 8d 0d 06 00 00 00 lea rcx, [rip + 6]      ; the call below
-/// 12  ff 25 0a 00 00 00    jmp [rip + 10]          ; common entry
+/// 12  ff 25 0a 00 00 00    jmp [rip + 10]          ; the entry
 /// 18  0f 05                syscall                 ; Next::Call comes here
 /// 20  e9 rel32             jmp site + 7            ; Next::Return comes here
-/// 28  imm64                address of the common entry
+/// 28  imm64                address of the entry
 /// ```
-fn stub_code(stub: usize, site: usize) -> [u8; STUB_BYTES] {
+fn stub_code(stub: usize, site: usize, entry: Entry) -> [u8; STUB_BYTES] {
     let mut code = [0x90; STUB_BYTES];
     // SAFETY: the site was found to be libc's code.
     let load = unsafe { core::slice::from_raw_parts(site as *const u8, LOAD_BYTES) };
@@ -207,7 +251,7 @@ fn stub_code(stub: usize, site: usize) -> [u8; STUB_BYTES] {
     code[12..18].copy_from_slice(&[0xff, 0x25, 10, 0, 0, 0]);
     code[18..21].copy_from_slice(&[0x0f, 0x05, 0xe9]);
     code[21..25].copy_from_slice(&relative(stub + 25, site + SITE_BYTES));
-    code[28..36].copy_from_slice(&(common_entry as *const () as usize).to_le_bytes());
+    code[28..36].copy_from_slice(&(entry as *const () as usize).to_le_bytes());
     code
 }
 

@@ -102,9 +102,6 @@ pub struct Output {
 /// # Errors
 /// Memory that cannot be had, or a page that held the wrong bytes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    // Rust's own handler reports stack overflows; inline faults need the signal.
-    // SAFETY: back to the default before any thread is started.
-    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
     ensure!(args.threads > 0, "at least one thread is needed");
     let pages_per_thread = args.bytes / PAGE_BYTES / args.threads;
     ensure!(pages_per_thread > 0, "fewer than one page per thread");

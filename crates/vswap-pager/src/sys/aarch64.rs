@@ -109,6 +109,9 @@ pub fn ticks() -> u64 {
 /// The kernel returns from signal handlers through its own vDSO.
 pub const SA_RESTORER: u32 = 0;
 
+/// Where a signal handler's context holds the mask of the interrupted thread.
+pub const CONTEXT_MASK_OFFSET: usize = 40;
+
 /// Not used on this machine.
 pub fn signal_restorer() -> usize {
     0

@@ -114,6 +114,12 @@ pub fn kill(pid: u32, signal: u32) {
     unsafe { syscall!(k::__NR_kill, pid, signal) };
 }
 
+/// Sends a signal to one thread of a process.
+pub fn signal_thread(process: u32, thread: u32, signal: u32) {
+    // SAFETY: no memory is passed.
+    unsafe { syscall!(k::__NR_tgkill, process, thread, signal) };
+}
+
 /// A descriptor that becomes readable when the process ends.
 ///
 /// # Errors

@@ -113,6 +113,9 @@ pub fn ticks() -> u64 {
 /// The kernel wants to be told how a signal handler returns.
 pub const SA_RESTORER: u32 = 0x0400_0000;
 
+/// Where a signal handler's context holds the mask of the interrupted thread.
+pub const CONTEXT_MASK_OFFSET: usize = 296;
+
 /// Address of the code that returns from a signal handler.
 pub fn signal_restorer() -> usize {
     restore as *const () as usize
