@@ -4,15 +4,17 @@
 //! is for callers that ask. Stacks and control blocks are never covered: the signal frame needs
 //! them. What the program itself does with SIGBUS goes on, by way of [`signals`].
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linux_raw_sys::general as k;
 
-use crate::address::PageNumber;
+use crate::address::{PageNumber, PageRange};
 use crate::engine::{Engine, Phase, engine};
 use crate::fault::Served;
 use crate::handler;
 use crate::hook_stack;
+use crate::mailbox::Request;
+use crate::mapping;
 use crate::run_page::Counter;
 use crate::signals::{self, Action, SIGBUS};
 use crate::sys::{arch, task};
@@ -53,6 +55,9 @@ pub fn install(mask: u64) -> Result<(), Refused> {
 
 /// The `si_code` of a fault that userfaultfd turned into a signal.
 const BUS_ADRERR: i32 = 2;
+
+/// The page of the last fault of any thread.
+static LAST_PAGE: AtomicUsize = AtomicUsize::new(0);
 
 struct Fault {
     page: PageNumber,
@@ -127,6 +132,14 @@ fn resolve(fault: &mut Fault) {
             Some(Served::Retry) | None => task::yield_now(),
         }
     };
+    // A page that faults again at once was perhaps never filled: the program can close the
+    // descriptor, and would fault for ever.
+    if LAST_PAGE.swap(fault.page.0, Ordering::Relaxed) == fault.page.0
+        && mapping::program_lost_uffd(engine)
+    {
+        let pages = PageRange { start: fault.page, end: fault.page };
+        engine.registrar.ask(Request::Stranded, pages);
+    }
     handler::ring_if_low(engine);
     engine.count(Counter::Faults, 1);
     let ns = crate::watcher::ticks_to_ns(arch::ticks().wrapping_sub(started));

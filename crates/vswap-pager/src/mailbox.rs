@@ -18,6 +18,8 @@ pub enum Request {
     Register = 3,
     /// Stop reporting on a range, for the same reason.
     Unregister = 4,
+    /// End the program: without its userfaultfd it cannot resolve its own faults.
+    Stranded = 5,
 }
 
 const DONE: u32 = 0;
@@ -94,6 +96,7 @@ impl Mailbox {
             2 => Request::Prefetch,
             3 => Request::Register,
             4 => Request::Unregister,
+            5 => Request::Stranded,
             _ => return None,
         };
         let start = PageNumber(self.start.load(Ordering::Relaxed));

@@ -462,7 +462,7 @@ pub fn unregister(engine: &Engine, range: PageRange) {
 }
 
 /// Whether the program has closed its userfaultfd, or something else has taken the number.
-fn program_lost_uffd(engine: &Engine) -> bool {
+pub fn program_lost_uffd(engine: &Engine) -> bool {
     // An empty range is refused as such by a userfaultfd, and in another way by anything else.
     engine.with_program_uffd(|uffd| uffd.unregister(0, 0)) != Err(Errno::EINVAL)
 }

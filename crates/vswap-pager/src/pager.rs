@@ -276,6 +276,9 @@ extern "C" fn registrar_main(_argument: usize) -> ! {
                 // What cannot be registered stays unmanaged.
                 let _ = engine.with_uffd(|uffd| match request {
                     Request::Register => uffd.register(start, len),
+                    Request::Stranded => {
+                        link::die(engine, "it closed the descriptor that inline faults need")
+                    }
                     _ => uffd.unregister(start, len),
                 });
                 engine.registrar.done();

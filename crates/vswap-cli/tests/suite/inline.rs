@@ -78,3 +78,14 @@ fn a_real_bus_error_is_the_programs_own() {
     let paged = Job::c("hold", &["die_by_bus_error"]).under(&Vswap::ram("24M").inline());
     assert_eq!(paged.status.signal(), Some(libc::SIGBUS), "{}", paged.describe());
 }
+
+/// A thread cannot resolve its faults without the descriptor. It ends, with a line, and does not
+/// fault for ever.
+#[test]
+fn closing_every_descriptor_ends_the_program_with_one_line() {
+    let paged = Job::c("hold", &["close_everything"]).limit(20).under(&Vswap::ram("24M").inline());
+    assert_eq!(paged.status.signal(), Some(libc::SIGKILL), "{}", paged.describe());
+    let lines: Vec<_> = paged.stderr.lines().collect();
+    let &[line] = lines.as_slice() else { panic!("not one line: {}", paged.describe()) };
+    assert!(line.starts_with("vswap: ") && line.contains("closed"), "{line}");
+}
