@@ -95,6 +95,11 @@ pub fn sharing_memory_with(mark: &str, pid: u32) -> Vec<u32> {
 /// Anonymous and shared memory that the job's processes keep resident, in bytes: each memory once,
 /// pages that several of them share by their share. None of the jobs that are measured use shared
 /// memory of their own, so it counts as well: a pool cannot hide in it.
+///
+/// The kernel reads mapping by mapping and waits for its CPU in between. What is evicted at an
+/// address that it has passed and filled at one that it comes to counts twice: 131 MiB were seen of a
+/// process that had 94 before and 93 after the 15 ms that the reading took. A share is never more
+/// than the resident set, which the kernel keeps as one number, so that bounds each reading.
 pub fn resident_anon(mark: &str) -> u64 {
     let mut seen: Vec<u32> = Vec::new();
     let mut total = 0;
@@ -103,15 +108,22 @@ pub fn resident_anon(mark: &str) -> u64 {
             continue;
         }
         seen.push(pid);
+        let before = resident_set(pid);
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
-        let kib: u64 = text
-            .lines()
-            .filter(|line| line.starts_with("Pss_Anon:") || line.starts_with("Pss_Shmem:"))
-            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-            .sum();
-        total += kib * 1024;
+        let most = before.max(resident_set(pid));
+        let kib = |key| text.lines().find_map(|line| number(line.strip_prefix(key)?)).unwrap_or(0);
+        total += kib("Pss_Anon:").min(most) + kib("Pss_Shmem:");
     }
-    total
+    total * 1024
+}
+
+/// Anonymous memory of a process in KiB, pages shared with others in full.
+fn resident_set(pid: u32) -> u64 {
+    status_line(pid, "RssAnon").and_then(|text| number(&text)).unwrap_or(0)
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
 }
 
 /// What each thread of the job does, for the report of a job that hangs.
