@@ -46,6 +46,13 @@ impl Budget {
         self.resident_pages.fetch_add(pages, Ordering::Relaxed);
     }
 
+    /// Notes that resident pages, which were measured as unmanaged so far, are managed from now on.
+    pub fn manage(&self, pages: u64) {
+        let less = |bytes: u64| Some(bytes.saturating_sub(pages * PAGE_SIZE as u64));
+        let _ = self.unmanaged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        self.add_resident(pages as i64);
+    }
+
     /// Managed pages in memory.
     pub fn resident_pages(&self) -> u64 {
         self.resident_pages.load(Ordering::Relaxed).max(0) as u64
@@ -56,10 +63,16 @@ impl Budget {
         self.engine.store(bytes, Ordering::Relaxed);
     }
 
+    /// What is managed and what is the engine's, in bytes.
+    pub fn known(&self) -> u64 {
+        self.resident_pages() * PAGE_SIZE as u64 + self.engine.load(Ordering::Relaxed)
+    }
+
     /// Takes a measurement of all anonymous memory of the process: what is neither managed nor the
-    /// engine's is the rest.
-    pub fn measured(&self, anonymous: u64) {
-        let known = self.resident_pages() * PAGE_SIZE as u64 + self.engine.load(Ordering::Relaxed);
+    /// engine's is the rest. Pages that left between the measurement and now were `known` before
+    /// it.
+    pub fn measured(&self, anonymous: u64, known: u64) {
+        let known = known.max(self.known());
         self.unmanaged.store(anonymous.saturating_sub(known), Ordering::Relaxed);
     }
 
@@ -70,9 +83,7 @@ impl Budget {
 
     /// Bytes in use.
     pub fn used(&self) -> u64 {
-        self.resident_pages() * PAGE_SIZE as u64
-            + self.engine.load(Ordering::Relaxed)
-            + self.unmanaged()
+        self.known() + self.unmanaged()
     }
 
     /// Bytes left; negative when over the allowance.
@@ -135,12 +146,30 @@ mod tests {
         budget.set_allowance(64 * MIB);
         budget.add_resident(1024);
         budget.set_engine(2 * MIB);
-        budget.measured(10 * MIB);
+        budget.measured(10 * MIB, 0);
         assert_eq!(budget.unmanaged(), 4 * MIB);
         assert_eq!(budget.used(), 10 * MIB);
         assert_eq!(budget.free(), 54 * MIB as i64);
-        budget.measured(MIB);
+        budget.measured(MIB, 0);
         assert_eq!(budget.unmanaged(), 0);
+    }
+
+    #[test]
+    fn what_leaves_while_it_is_measured_is_not_unmanaged() {
+        let budget = Budget::new();
+        budget.add_resident(1024);
+        let known = budget.known();
+        budget.add_resident(-1024);
+        budget.measured(4 * MIB, known);
+        assert_eq!(budget.unmanaged(), 0);
+    }
+
+    #[test]
+    fn what_is_taken_over_counts_once() {
+        let budget = Budget::new();
+        budget.measured(4 * MIB, 0);
+        budget.manage(512);
+        assert_eq!((budget.unmanaged(), budget.used()), (2 * MIB, 4 * MIB));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub enum Phase {
 pub struct Maps {
     /// Ranges that are never paged: stacks and thread control blocks.
     pub excluded: Regions,
+    /// Ranges that are registered but not taken over yet; see [`commit`](crate::commit).
+    pub deferred: Regions,
     /// End of the heap, rounded up to pages; 0 if unknown.
     pub heap_end: usize,
 }
@@ -95,8 +97,8 @@ pub struct Engine {
     regions: UnsafeCell<Regions>,
     run_page: AtomicPtr<RunPage>,
     member: AtomicPtr<Member>,
-    /// Anonymous memory that the program has mapped, in bytes: what could become resident.
-    pub mapped: AtomicU64,
+    /// Memory that the program can make resident unseen, in bytes; see [`commit`](crate::commit).
+    pub committed: AtomicU64,
     /// Closed by who changes regions or forks.
     pub gate: Gate,
     /// The page table.
@@ -153,11 +155,15 @@ impl Engine {
         Self {
             config: UnsafeCell::new(None),
             phase: AtomicU32::new(Phase::Idle as u32),
-            maps: SpinLock::new(Maps { excluded: Regions::new(), heap_end: 0 }),
+            maps: SpinLock::new(Maps {
+                excluded: Regions::new(),
+                deferred: Regions::new(),
+                heap_end: 0,
+            }),
             regions: UnsafeCell::new(Regions::new()),
             run_page: AtomicPtr::new(core::ptr::null_mut()),
             member: AtomicPtr::new(core::ptr::null_mut()),
-            mapped: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
             gate: Gate::new(),
             table: Table::new(),
             streams: Streams::new(),

@@ -6,9 +6,9 @@ use vswap_core::page::PAGE_SIZE;
 
 use crate::address::PageRange;
 use crate::engine::{Engine, Phase};
-use crate::events;
 use crate::mapping;
 use crate::sys::task;
+use crate::{commit, events};
 
 /// Bytes above a thread pointer that hold the control block: glibc's `struct pthread` is 2304 bytes
 /// and has the rseq area in it.
@@ -29,6 +29,7 @@ pub fn control_block(thread_pointer: usize) -> PageRange {
 pub fn exclude(engine: &Engine, range: PageRange) {
     let mut maps = engine.lock_maps();
     engine.note_exclusion(&mut maps, range, true);
+    commit::undefer(engine, &mut maps, range);
     if engine.phase() != Phase::Active {
         return;
     }

@@ -23,15 +23,17 @@ use crate::run_page::Counter;
 use crate::swap_file::SWAP_FILE;
 use crate::sys::{fd::Fd, memory, task};
 use crate::table::PageState;
-use crate::{hook_stack, link, pager, signals};
+use crate::{hook_stack, link, pager, signals, start};
 
 /// Makes the program's fork; returns twice, as it does.
 pub fn fork(engine: &Engine, call: Call) -> isize {
     match engine.phase() {
         Phase::Active => fork_active(engine, call),
         Phase::Watching => {
+            let maps = engine.lock_maps();
             let value = call.pass();
             if value == 0 {
+                mem::forget(maps);
                 start_over(engine);
             }
             value
@@ -72,10 +74,21 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
     value
 }
 
-/// In the child of a process that only had a watching pager: nothing is registered.
+/// In the child of a process that only had a watching pager: nothing is registered any more. What
+/// was deferred is beyond what the child may commit as well, so it is deferred again.
 fn start_over(engine: &Engine) {
     reset(engine);
     engine.set_phase(Phase::Idle);
+    if engine.lock_maps().deferred.all().is_empty() {
+        return;
+    }
+    start::watch(engine);
+    let maps = engine.lock_maps();
+    if engine.phase() == Phase::Watching {
+        for region in maps.deferred.all() {
+            mapping::register_only(engine, region.range);
+        }
+    }
 }
 
 fn reset(engine: &Engine) {

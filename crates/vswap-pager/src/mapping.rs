@@ -4,8 +4,6 @@
 //! brings regions, table and kernel in line in one step under the mapping lock, and unregisters
 //! what goes away first, so that no userfaultfd event makes the program wait for the pager.
 
-use core::sync::atomic::Ordering;
-
 use linux_raw_sys::general as k;
 use vswap_core::page::PAGE_SIZE;
 
@@ -17,7 +15,7 @@ use crate::regions::Attributes;
 use crate::run_page::Counter;
 use crate::sys::{Errno, arch, memory, result};
 use crate::table::PageState;
-use crate::{events, exclude, start};
+use crate::{commit, events, exclude, start};
 
 /// Step in which memory is populated on behalf of MAP_POPULATE, in bytes.
 const POPULATE_STEP: usize = 1 << 20;
@@ -90,32 +88,40 @@ fn on_mmap(engine: &Engine, mut call: Call) -> isize {
     let [address, len, prot, flags, ..] = call.args;
     let (prot, flags) = (prot as u32, flags as u32);
     let pageable = is_pageable(flags);
-    if pageable {
-        start::note_growth(engine, len);
+    let beyond = pageable && commit::concerns(flags, prot) && !start::may_commit(engine, len);
+    if beyond && flags & k::MAP_POPULATE != 0 {
+        start::take_over(engine);
     }
     let populate = pageable && flags & k::MAP_POPULATE != 0 && engine.phase() == Phase::Active;
     if populate {
         call.args[3] &= !(k::MAP_POPULATE as usize);
     }
     let mut maps = engine.lock_maps();
-    if engine.phase() == Phase::Active && flags & k::MAP_FIXED != 0 {
+    if flags & k::MAP_FIXED != 0 {
         detach(engine, &mut maps, PageRange::touching(address, len));
     }
     let value = call.pass();
     let Ok(start) = result(value) else { return value };
     let range = PageRange::touching(start, len);
-    // What was excluded before was unmapped since.
+    // What was excluded or deferred before was unmapped since.
     engine.note_exclusion(&mut maps, range, flags & k::MAP_STACK != 0);
-    if engine.phase() == Phase::Active {
-        let mut maps = settle_stale(engine, maps, range);
-        if pageable {
-            attach(
-                engine,
-                &mut maps,
-                range,
-                Attributes { prot: prot as u8, ..Attributes::default() },
-            );
+    commit::undefer(engine, &mut maps, range);
+    match engine.phase() {
+        Phase::Active => {
+            let mut maps = settle_stale(engine, maps, range);
+            if pageable {
+                let attributes = Attributes { prot: prot as u8, ..Attributes::default() };
+                attach(engine, &mut maps, range, attributes);
+            }
         }
+        Phase::Watching if beyond => {
+            let deferred = commit::defer(engine, &mut maps, range);
+            drop(maps);
+            if !deferred {
+                start::take_over(engine);
+            }
+        }
+        _ => drop(maps),
     }
     if populate {
         populate_in_steps(range);
@@ -163,15 +169,7 @@ fn on_munmap(engine: &Engine, call: Call) -> isize {
     let range = PageRange::touching(address, len);
     let mut maps = engine.lock_maps();
     engine.note_exclusion(&mut maps, range, false);
-    engine
-        .mapped
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mapped| {
-            Some(mapped.saturating_sub(len as u64))
-        })
-        .ok();
-    if engine.phase() == Phase::Active {
-        detach(engine, &mut maps, range);
-    }
+    detach(engine, &mut maps, range);
     // Detached, the range is plain memory; nobody can map there before it is unmapped, so the
     // long part needs no lock.
     drop(maps);
@@ -182,13 +180,16 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
     let [old, old_len, new_len, flags, target, _] = call.args;
     let flags = flags as u32;
     if new_len > old_len {
-        start::note_growth(engine, new_len - old_len);
+        start::make_way(engine, new_len - old_len);
     }
-    if engine.phase() != Phase::Active || old % PAGE_SIZE != 0 || old_len == 0 {
+    if old % PAGE_SIZE != 0 || old_len == 0 {
         return call.pass();
     }
     let old = PageRange::touching(old, old_len);
     let mut maps = engine.lock_maps();
+    if engine.phase() != Phase::Active {
+        return remap_unmanaged(engine, &mut maps, call, old);
+    }
     let Some(region) = engine.regions(&maps).find(old.start).copied() else {
         if flags & k::MREMAP_FIXED != 0 {
             detach(engine, &mut maps, PageRange::touching(target, new_len));
@@ -229,8 +230,30 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
     value
 }
 
+/// A mapping has to be one to the kernel to grow or move, and grants may have divided a deferred
+/// one.
+fn remap_unmanaged(engine: &Engine, maps: &mut MapsGuard<'_>, call: Call, old: PageRange) -> isize {
+    let [_, _, new_len, flags, target, _] = call.args;
+    let deferred = maps.deferred.within(old).next().is_some();
+    commit::undefer(engine, maps, old);
+    if flags as u32 & k::MREMAP_FIXED != 0 {
+        commit::undefer(engine, maps, PageRange::touching(target, new_len));
+    }
+    let value = call.pass();
+    if deferred {
+        let new = result(value).map_or(old, |new| PageRange::touching(new, new_len));
+        // A list that is full leaves it unregistered; the watcher sees it fill.
+        commit::defer(engine, maps, new);
+    }
+    value
+}
+
 fn on_mprotect(engine: &Engine, call: Call) -> isize {
     let [address, len, prot, ..] = call.args;
+    let makes_writable = prot as u32 & k::PROT_WRITE != 0 && engine.phase() != Phase::Active;
+    if makes_writable && !is_known(engine, PageRange::touching(address, len)) {
+        start::make_way(engine, len);
+    }
     if engine.phase() != Phase::Active {
         return call.pass();
     }
@@ -245,6 +268,12 @@ fn on_mprotect(engine: &Engine, call: Call) -> isize {
             .change(PageRange::touching(address, len), |attributes| attributes.prot = prot);
     }
     value
+}
+
+/// Whether a range is a stack, or deferred.
+fn is_known(engine: &Engine, range: PageRange) -> bool {
+    let maps = engine.lock_maps();
+    [&maps.excluded, &maps.deferred].iter().any(|known| known.within(range).next().is_some())
 }
 
 fn on_madvise(engine: &Engine, mut call: Call) -> isize {
@@ -344,7 +373,7 @@ fn on_brk(engine: &Engine, call: Call) -> isize {
     let wanted = PageNumber(wanted.0 + usize::from(!call.args[0].is_multiple_of(PAGE_SIZE)));
     if wanted > old_end {
         drop(maps);
-        start::note_growth(engine, (wanted.0 - old_end.0) * PAGE_SIZE);
+        start::make_way(engine, (wanted.0 - old_end.0) * PAGE_SIZE);
         maps = engine.lock_maps();
     }
     let active = engine.phase() == Phase::Active;
@@ -430,6 +459,7 @@ fn insert_region(
 
 /// Forgets a range and its pages, and stops being told of its faults: it is about to go away.
 pub fn detach(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) {
+    commit::undefer(engine, maps, range);
     if engine.regions(maps).within(range).next().is_none() {
         return;
     }
@@ -446,11 +476,16 @@ fn forget(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) {
 /// Registers a range through the program's own descriptor, or through the pager if the program has
 /// closed it.
 pub fn register(engine: &Engine, range: PageRange) {
+    register_only(engine, range);
+    dont_fork(range);
+}
+
+/// As [`register`], for memory of which nothing is ever swapped out: a child may have it.
+pub fn register_only(engine: &Engine, range: PageRange) {
     let done = engine.with_program_uffd(|uffd| uffd.register(range.address(), range.bytes()));
     if done.is_err() && program_lost_uffd(engine) {
         engine.registrar.ask(Request::Register, range);
     }
-    dont_fork(range);
 }
 
 /// The counterpart of [`register`].

@@ -1,17 +1,16 @@
 //! From a small program to a paged one.
 //!
-//! A process that stays small never gets a pager: hooks count what it maps, and as long as that is
-//! less than half of the budget nothing else happens. Then a pager is made, which at first only
-//! *watches* how much is really resident; when that nears the budget it takes over all mappings.
-//! Where the budget is so small that a program could run through it between two looks, it takes
-//! over at once.
+//! A process that stays small never gets a pager: hooks count what it commits, and as long as that
+//! is less than half of the budget nothing else happens. Then a pager is made, which at first only
+//! *watches*: mappings beyond that half are deferred (see [`commit`]). When it is used up
+//! the pager takes over all mappings.
 
 use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as k;
 use vswap_core::page::PAGE_SIZE;
 
-use crate::address::PageRange;
+use crate::address::{PageNumber, PageRange};
 use crate::arena::Arena;
 use crate::engine::{Engine, MapsGuard, Phase};
 use crate::lock::SpinLock;
@@ -21,40 +20,47 @@ use crate::sys::fd::{self, Fd};
 use crate::sys::proc_maps::{self, Mapping};
 use crate::sys::{elf, pagemap};
 use crate::table::PageState;
-use crate::{exclude, pager};
-
-/// Memory that a program can touch in a millisecond, all its threads together, in bytes.
-const TOUCHED_PER_MS: u64 = 8 << 20;
-
-/// With less than this between the resident set and the point of taking over, watching is no use.
-const WATCHED_MIN: u64 = 64 << 20;
+use crate::{commit, exclude, pager};
 
 /// Zeroed data of an object stays as it is below this size.
 const BSS_MIN: usize = 1 << 20;
 
 static STARTING: SpinLock<()> = SpinLock::new(());
 
-/// Notes that the program maps `bytes` more anonymous memory, and starts the pager when it is time.
+/// Whether `bytes` more may be mapped without being registered; starts the pager when they may not.
 /// The caller holds no lock.
-pub fn note_growth(engine: &Engine, bytes: usize) {
-    let mapped = engine.mapped.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-    if engine.phase() != Phase::Idle {
-        return;
+pub fn may_commit(engine: &Engine, bytes: usize) -> bool {
+    match engine.phase() {
+        Phase::Active => return false,
+        Phase::Off => return true,
+        Phase::Idle | Phase::Watching => {}
     }
-    if engine.config().is_some_and(|config| mapped >= config.ram / 2) {
-        start(engine);
+    if commit::take(engine, &engine.lock_maps(), bytes) {
+        return true;
+    }
+    if engine.phase() == Phase::Idle {
+        watch(engine);
+    }
+    false
+}
+
+/// Takes over if `bytes` more could exceed what may be resident unseen. The caller holds no lock.
+pub fn make_way(engine: &Engine, bytes: usize) {
+    if engine.phase() != Phase::Active && !may_commit(engine, bytes) {
+        take_over(engine);
     }
 }
 
 /// Starts the pager and takes over at once: the program asks for what only a pager can do.
 pub fn start_now(engine: &Engine) {
     if engine.phase() == Phase::Idle {
-        start(engine);
+        watch(engine);
     }
     take_over(engine);
 }
 
-fn start(engine: &Engine) {
+/// Makes the pager, which only watches at first.
+pub fn watch(engine: &Engine) {
     let Some(config) = engine.config() else { return };
     let _starting = STARTING.lock();
     if engine.phase() != Phase::Idle {
@@ -63,7 +69,8 @@ fn start(engine: &Engine) {
     match pager::start(engine) {
         Ok(()) => {
             engine.set_phase(Phase::Watching);
-            if config.ram / 2 < WATCHED_MIN || config.chaos.is_some() {
+            // A fault that is resolved inline does not reach the pager, which grants chunks.
+            if config.chaos.is_some() || engine.inline.load(Ordering::Relaxed) {
                 take_over(engine);
             }
         }
@@ -76,20 +83,23 @@ fn start(engine: &Engine) {
 
 /// Whether a call concerns nothing that the engine keeps: the program is small and stays so.
 pub fn is_simple(engine: &Engine, call: &Call) -> bool {
-    let Some(config) = engine.config() else { return true };
+    if engine.config().is_none() {
+        return true;
+    }
     match engine.phase() {
         Phase::Off => true,
         Phase::Watching | Phase::Active => false,
         Phase::Idle => match call.number as u32 {
             k::__NR_mmap => {
-                let [_, len, _, flags, ..] = call.args;
-                let mapped = engine.mapped.load(Ordering::Relaxed) + len as u64;
-                let stack = flags as u32 & k::MAP_STACK != 0;
-                let simple = mapped < config.ram / 2 && !stack && !engine.has_exclusions();
-                if simple && flags as u32 & k::MAP_ANONYMOUS != 0 {
-                    engine.mapped.fetch_add(len as u64, Ordering::Relaxed);
-                }
-                simple
+                let [_, len, prot, flags, ..] = call.args;
+                let (prot, flags) = (prot as u32, flags as u32);
+                let plain = flags & k::MAP_STACK == 0 && !engine.has_exclusions();
+                plain && (!commit::concerns(flags, prot) || commit::take_quickly(engine, len))
+            }
+            k::__NR_mprotect | k::__NR_pkey_mprotect => {
+                let [_, len, prot, ..] = call.args;
+                let writable = prot as u32 & k::PROT_WRITE != 0;
+                !writable || (!engine.has_exclusions() && commit::take_quickly(engine, len))
             }
             k::__NR_munmap => !engine.has_exclusions(),
             k::__NR_madvise => call.args[2] as u32 != k::MADV_PAGEOUT,
@@ -99,11 +109,10 @@ pub fn is_simple(engine: &Engine, call: &Call) -> bool {
     }
 }
 
-/// Milliseconds until the resident set could reach the point of taking over; `None` if it has.
-pub fn time_to_take_over(engine: &Engine, anonymous: u64) -> Option<u64> {
-    let point = engine.budget.allowance() / 2;
-    let left = point.checked_sub(anonymous).filter(|left| *left > 0)?;
-    Some((left / TOUCHED_PER_MS).clamp(1, 50))
+/// Whether so much is resident that it is time to take over, although no more was committed than
+/// may be: the others of the run have left less, or memory came from calls that no hook saw.
+pub fn is_time_to_take_over(engine: &Engine, anonymous: u64) -> bool {
+    anonymous >= commit::limit(engine)
 }
 
 /// Takes over every mapping that can be paged. Called on a thread of the program or of the pager.
@@ -132,6 +141,9 @@ pub fn take_over(engine: &Engine) {
             adopt(engine, &mut maps, PageRange::touching(start, mapping.end - start), mapping.prot);
         }
     });
+    // A region now, or of a kind that is never paged.
+    let everything = PageRange { start: PageNumber(0), end: PageNumber(usize::MAX / PAGE_SIZE) };
+    let _ = maps.deferred.remove(everything);
     if read.is_err() {
         crate::link::say(
             engine,
@@ -263,19 +275,34 @@ fn note_present(engine: &Engine, range: PageRange) {
             for page in part.iter() {
                 if leaf.state(page.offset_in_leaf()) == PageState::Missing {
                     leaf.set(page.offset_in_leaf(), PageState::Resident { age: 0 });
-                    engine.budget.add_resident(1);
+                    engine.budget.manage(1);
                 }
             }
         }
     });
 }
 
-/// Takes over the mapping of a page that is registered but unknown: a region that grew in place
-/// without a hook seeing it. On a thread of the pager.
-pub fn adopt_unknown(engine: &Engine, address: usize) {
+/// A fault in a deferred mapping. On a thread of the pager.
+fn grant(engine: &Engine, page: PageNumber) {
     let mut maps = engine.lock_maps();
     crate::events::drain(engine, &mut maps);
-    let page = crate::address::PageNumber::containing(address);
+    let goes_on = engine.phase() != Phase::Watching || commit::grant(engine, &mut maps, page);
+    drop(maps);
+    if !goes_on {
+        take_over(engine);
+    }
+    engine.with_uffd(|uffd| uffd.wake(page.address(), PAGE_SIZE));
+}
+
+/// Takes over the mapping of a page that is registered but unknown: deferred, or a region that grew
+/// in place without a hook seeing it. On a thread of the pager.
+pub fn adopt_unknown(engine: &Engine, address: usize) {
+    let page = PageNumber::containing(address);
+    if engine.phase() == Phase::Watching {
+        return grant(engine, page);
+    }
+    let mut maps = engine.lock_maps();
+    crate::events::drain(engine, &mut maps);
     if engine.regions(&maps).find(page).is_some() {
         engine.with_uffd(|uffd| uffd.wake(page.address(), PAGE_SIZE));
         return;

@@ -14,8 +14,8 @@ use crate::text::{self, Line};
 use crate::unpageable::{self, Unpageable};
 use crate::{counters, link, pager, start};
 
-/// Milliseconds between two looks while memory is paged.
-const TICK_MS: u64 = 10;
+/// Milliseconds between two looks.
+const TICK_MS: i64 = 10;
 
 /// Looks between two checks of what changes rarely: credentials, and whether the program has
 /// replaced itself.
@@ -46,7 +46,6 @@ struct Watcher {
     started: (u64, u64),
     looks: u32,
     credentials: u32,
-    interval: u64,
     unpageable: Unpageable,
 }
 
@@ -57,41 +56,34 @@ impl Watcher {
             started: (task::now_ns(), arch::ticks()),
             looks: 0,
             credentials: 0,
-            interval: 1,
             unpageable: Unpageable::default(),
         }
     }
 
     fn look(&mut self) {
         let program = self.engine.fds.program.load(Ordering::Relaxed);
-        let ended = fd::wait_readable([program], self.interval as i64);
+        let ended = fd::wait_readable([program], TICK_MS);
         if !matches!(ended, Ok([false])) {
             self.finish();
         }
         self.looks += 1;
         self.calibrate();
-        let rare = self.looks % RARE == 1 || self.interval >= TICK_MS * u64::from(RARE) / 2;
-        if rare {
+        if self.looks % RARE == 1 {
             if self.program_is_elsewhere() {
                 self.finish();
             }
             self.follow_credentials();
         }
-        let anonymous = measure(self.engine);
         self.engine.update_engine_bytes();
-        self.engine.budget.measured(anonymous);
+        let known = self.engine.budget.known();
+        let anonymous = measure(self.engine);
+        self.engine.budget.measured(anonymous, known);
         self.divide();
-        self.interval = match self.engine.phase() {
-            Phase::Watching => {
-                if let Some(ms) = start::time_to_take_over(self.engine, anonymous) {
-                    ms
-                } else {
-                    start::take_over(self.engine);
-                    TICK_MS
-                }
-            }
-            _ => TICK_MS,
-        };
+        if self.engine.phase() == Phase::Watching
+            && start::is_time_to_take_over(self.engine, anonymous)
+        {
+            start::take_over(self.engine);
+        }
         publish(self.engine, anonymous);
         if let Some(member) = self.engine.member() {
             self.unpageable.look(self.engine, member);

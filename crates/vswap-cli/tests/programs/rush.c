@@ -2,8 +2,9 @@
  * rush HOW MIB: allocates as fast as it can, for the budget to hold against.
  *
  * HOW is `touch` (one big mapping), `threads` (four threads, a mapping each), `populate`
- * (MAP_POPULATE, several times), `malloc`, `small` (mappings of 64 KiB) or `processes` (four
- * children). Everything stays allocated, is verified, and is then freed.
+ * (MAP_POPULATE, several times), `huge` (huge pages), `malloc`, `small` (mappings of 64 KiB),
+ * `processes` (four children) or `inherited` (a child fills what its parent mapped). Everything stays
+ * allocated, is verified, and is then freed.
  */
 #include "vswap_test.h"
 
@@ -47,6 +48,15 @@ static uint64_t populate(void)
 		REQUIRE(munmap(data, pages * PAGE) == 0);
 	}
 	return sum;
+}
+
+static uint64_t touch_huge(void)
+{
+	char *data = map(pages);
+	/* A kernel without huge pages makes it an ordinary rush. */
+	madvise(data, pages * PAGE, MADV_HUGEPAGE);
+	fill_range(data, pages, 1);
+	return check_range(data, 0, pages, 1, "touched by huge pages");
 }
 
 /* Blocks of all sizes; the first word of each links to the last. */
@@ -115,6 +125,21 @@ static uint64_t in_processes(void)
 	return sum;
 }
 
+static uint64_t inherited(void)
+{
+	int status;
+	char *data = map(pages);
+	pid_t child = fork();
+	REQUIRE(child >= 0);
+	if (child == 0) {
+		fill_range(data, pages, 1);
+		check_range(data, 0, pages, 1, "inherited");
+		_exit(0);
+	}
+	REQUIRE(waitpid(child, &status, 0) == child && status == 0);
+	return check_page(data, 0, "left alone");
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "touch";
@@ -126,6 +151,10 @@ int main(int argc, char **argv)
 		sum = in_threads();
 	else if (strcmp(how, "populate") == 0)
 		sum = populate();
+	else if (strcmp(how, "huge") == 0)
+		sum = touch_huge();
+	else if (strcmp(how, "inherited") == 0)
+		sum = inherited();
 	else if (strcmp(how, "malloc") == 0)
 		sum = allocate();
 	else if (strcmp(how, "small") == 0)

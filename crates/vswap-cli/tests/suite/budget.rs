@@ -1,7 +1,8 @@
 //! `--ram` holds, seen from outside.
 //!
 //! Every 10 ms the proportional share of all anonymous memory of the job is read from smaps_rollup:
-//! the program's, its children's, the pagers' and that of `vswap run` itself.
+//! the program's, its children's, the pagers' and that of `vswap run` itself. See
+//! [`resident_anon`](crate::support::processes::resident_anon) for what that can and cannot tell.
 
 use crate::support::{Job, Outcome, Vswap};
 
@@ -52,6 +53,24 @@ fn it_holds_while_threads_fill_memory_at_full_speed() {
 #[test]
 fn it_holds_when_mappings_are_populated() {
     holds(&Job::c("rush", &["populate", "256"]), &Vswap::ram("96M"), 96 << 20);
+}
+
+/// The same with a budget whose first half is left unregistered.
+#[test]
+fn it_holds_when_mappings_far_below_it_are_populated() {
+    holds(&Job::c("rush", &["populate", "512"]), &Vswap::ram("256M"), 256 << 20);
+}
+
+/// Huge pages come in faster than anybody can look. D 768 MiB, r about 13, B 256 MiB.
+#[test]
+fn it_holds_while_huge_pages_are_touched() {
+    holds(&Job::c("rush", &["huge", "768"]), &Vswap::ram("256M"), 256 << 20);
+}
+
+/// A child fills what its parent mapped and never touched. D 512 MiB, r about 13, B 256 MiB.
+#[test]
+fn it_holds_for_inherited_mappings() {
+    holds(&Job::c("rush", &["inherited", "512"]), &Vswap::ram("256M"), 256 << 20);
 }
 
 /// Memory that malloc gets by brk and mmap inside libc, where no symbol can be interposed.

@@ -61,6 +61,20 @@ fn of_a_program_that_allocates() {
     costs_nothing("of_a_program_that_allocates", &Job::c("heap", &["32", "25000"]), &big());
 }
 
+/// A quarter of the budget is filled, in a mapping of four times the budget. D 256 MiB, B 1 GiB.
+#[test]
+fn of_a_program_that_reserves_more_than_it_uses() {
+    let job = Job::c("reserve", &["4096", "256", "12"]);
+    costs_nothing("of_a_program_that_reserves", &job, &Vswap::ram("1G"));
+}
+
+/// Far below the budget memory is not registered, so huge pages are there as in a plain run.
+#[test]
+fn huge_pages_are_not_lost() {
+    let job = Job::c("reserve", &["4096", "256", "1"]);
+    job.under(&Vswap::ram("1G")).assert_same(&job.plain());
+}
+
 fn big() -> Vswap {
     Vswap::ram("2G")
 }
