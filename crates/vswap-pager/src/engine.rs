@@ -290,9 +290,17 @@ impl Engine {
     /// Whether the run has other members with a pager.
     pub fn is_one_of_many(&self) -> bool {
         match (self.run_page(), self.member()) {
-            (Some(run), Some(member)) => run.others(member).0 > 0,
+            (Some(run), Some(member)) => run.others(member).members > 0,
             _ => false,
         }
+    }
+
+    /// Takes this member's part of the run's budget.
+    pub fn divide_budget(&self) {
+        let (Some(run), Some(member)) = (self.run_page(), self.member()) else { return };
+        self.budget.set_allowance(run.divide(member, self.budget.used()));
+        let has_device = self.fds.swap_file.load(Ordering::Relaxed) >= 0;
+        self.space.set_pool_limit(self.budget.pool_limit(has_device) as usize);
     }
 
     /// Adds to a counter.

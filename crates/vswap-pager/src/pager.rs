@@ -100,8 +100,7 @@ pub fn start(engine: &Engine) -> Result<(), StartError> {
         // A space without room for one more backing goes on without it.
         let _ = engine.space.add_backing(&SWAP_FILE);
     }
-    let limit = engine.run_page().map_or(0, |run| run.ram.load(Ordering::Relaxed));
-    engine.budget.set_allowance(limit);
+    engine.divide_budget();
     counters::start(engine);
     READY.store(0, Ordering::Release);
     engine.pager.store(0, Ordering::Release);

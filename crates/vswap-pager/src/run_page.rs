@@ -4,6 +4,7 @@
 //! It is a memfd that the coordinator creates and every member with a pager maps. All fields are
 //! atomics and all-zero bytes are a valid page, so either side may die at any time.
 
+use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// How many processes with a pager one run can hold; a member beyond it runs on its own share.
@@ -11,6 +12,9 @@ pub const MEMBERS_MAX: usize = 120;
 
 /// Granularity in which members lease space of the swap file, in bytes.
 pub const EXTENT_SIZE: u64 = 4 << 20;
+
+/// A member among several claims what it uses and this part of the budget, to grow into.
+const CLAIM_GROWTH_PART: u64 = 16;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
@@ -160,6 +164,9 @@ pub struct Member {
     pub reclaim_request: AtomicU64,
     /// Bytes charged to the budget: resident, pool and metadata, together.
     pub charged: AtomicU64,
+    /// What it may use at most, in bytes: it says so before it does, so that no two members take the
+    /// same free part.
+    pub claim: AtomicU64,
     /// Largest value of `charged` so far.
     pub charged_peak: AtomicU64,
     counters: [AtomicU64; COUNTER_SLOTS],
@@ -204,7 +211,7 @@ impl Member {
         for word in self.counters.iter().chain(&self.gauges).chain(&self.peaks) {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [&self.reclaim_request, &self.charged, &self.charged_peak] {
+        for word in [&self.reclaim_request, &self.charged, &self.claim, &self.charged_peak] {
             word.store(0, Ordering::Relaxed);
         }
     }
@@ -240,13 +247,104 @@ impl RunPage {
             .ok()
     }
 
-    /// Live members other than `me`: how many, and the bytes charged to them.
-    pub fn others(&self, me: &Member) -> (u64, u64) {
+    /// What the live members other than `me` have of the budget.
+    pub fn others(&self, me: &Member) -> Others {
         let used = self.members_used.load(Ordering::Acquire) as usize;
-        self.members[..used.min(MEMBERS_MAX)]
-            .iter()
-            .filter(|m| !core::ptr::eq(*m, me))
-            .filter(|m| m.state.load(Ordering::Acquire) == MemberState::Live as u32)
-            .fold((0, 0), |(n, sum), m| (n + 1, sum + m.charged.load(Ordering::Relaxed)))
+        let mut others = Others::default();
+        for member in self.members[..used.min(MEMBERS_MAX)].iter().filter(|m| !ptr::eq(*m, me)) {
+            if member.state.load(Ordering::Acquire) == MemberState::Live as u32 {
+                let charged = member.charged.load(Ordering::Relaxed);
+                let claim = member.claim.load(Ordering::SeqCst);
+                others.members += 1;
+                others.claimed += claim;
+                others.held += charged.max(claim);
+            }
+        }
+        others
+    }
+
+    /// Sets the claim of a member that uses `used` bytes, and gives its allowance.
+    ///
+    /// A member claims what it uses and a little more, up to what the others have not claimed, or
+    /// its equal share if that is more: then the others, who see this, claim less. Beyond its share
+    /// it may use only what they have given up already. Up to its share it does not wait for them:
+    /// after a fork both count the pages that they share, so their sum is too high for long.
+    pub fn divide(&self, me: &Member, used: u64) -> u64 {
+        let ram = self.ram.load(Ordering::Relaxed);
+        let bound =
+            |others: &Others| ram.saturating_sub(others.claimed).max(ram / (others.members + 1));
+        let before = self.others(me);
+        let growth = ram / CLAIM_GROWTH_PART;
+        let wanted = if before.members == 0 { ram } else { used + growth };
+        let claim = wanted.min(bound(&before));
+        me.claim.store(claim, Ordering::SeqCst);
+        // Of two that claim at once, each stores first and reads then, so one sees the other's.
+        let others = self.others(me);
+        let claim = claim.min(bound(&others));
+        me.claim.store(claim, Ordering::SeqCst);
+        let share = ram / (others.members + 1);
+        claim.min(ram.saturating_sub(others.held).max(share))
+    }
+}
+
+/// What other members have of the budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// How many they are.
+    pub members: u64,
+    /// Bytes that they claim.
+    pub claimed: u64,
+    /// Bytes that they claim, or use where that is more.
+    pub held: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::boxed::Box;
+
+    use super::*;
+
+    fn run(ram: u64) -> Box<RunPage> {
+        // SAFETY: all-zero bytes are a valid page.
+        let run: Box<RunPage> = unsafe { Box::new(core::mem::zeroed()) };
+        run.ram.store(ram, Ordering::Relaxed);
+        run.members_used.store(2, Ordering::Relaxed);
+        run
+    }
+
+    fn join(member: &Member) {
+        member.state.store(MemberState::Live as u32, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn one_member_has_all_and_gives_way_to_a_second() {
+        let run = run(1600);
+        let [one, two] = [&run.members[0], &run.members[1]];
+        join(one);
+        assert_eq!(run.divide(one, 10), 1600);
+        one.charged.store(1500, Ordering::Relaxed);
+        join(two);
+        assert_eq!(run.divide(two, 0), 100);
+        assert_eq!(run.divide(one, 1500), 1500);
+        one.charged.store(1400, Ordering::Relaxed);
+        assert_eq!(run.divide(two, 90), 190);
+        assert_eq!(run.divide(one, 1400), 1410);
+    }
+
+    #[test]
+    fn two_that_grow_never_claim_more_than_there_is() {
+        let run = run(1600);
+        let members = [&run.members[0], &run.members[1]];
+        members.into_iter().for_each(join);
+        for round in 0..100 {
+            for member in members {
+                let used = run.divide(member, member.charged.load(Ordering::Relaxed));
+                member.charged.store(used, Ordering::Relaxed);
+            }
+            let sum: u64 = members.iter().map(|m| m.claim.load(Ordering::Relaxed)).sum();
+            assert!(sum <= 1600, "round {round}: {sum}");
+        }
+        assert!(members.iter().all(|m| m.charged.load(Ordering::Relaxed) >= 700));
     }
 }

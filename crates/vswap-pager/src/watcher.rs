@@ -78,7 +78,7 @@ impl Watcher {
         let known = self.engine.budget.known();
         let anonymous = measure(self.engine);
         self.engine.budget.measured(anonymous, known);
-        self.divide();
+        self.engine.divide_budget();
         if self.engine.phase() == Phase::Watching
             && start::is_time_to_take_over(self.engine, anonymous)
         {
@@ -121,25 +121,12 @@ impl Watcher {
         FOLLOWED.follow(&mut self.credentials);
     }
 
-    /// The allowance of this member: the budget less what the others use, but never less than its
-    /// share.
-    fn divide(&self) {
-        let (Some(run), Some(member)) = (self.engine.run_page(), self.engine.member()) else {
-            return;
-        };
-        let ram = run.ram.load(Ordering::Relaxed);
-        let (others, used) = run.others(member);
-        let share = ram / (others + 1);
-        self.engine.budget.set_allowance(ram.saturating_sub(used).max(share));
-        let has_device = self.engine.fds.swap_file.load(Ordering::Relaxed) >= 0;
-        self.engine.space.set_pool_limit(self.engine.budget.pool_limit(has_device) as usize);
-    }
-
     fn finish(&self) -> ! {
         publish(self.engine, measure(self.engine));
         if let Some(member) = self.engine.member() {
             unpageable::publish(self.engine, member);
             member.charged.store(0, Ordering::Relaxed);
+            member.claim.store(0, Ordering::Relaxed);
         }
         link::say_bye(self.engine);
         task::exit_process(0)

@@ -90,3 +90,12 @@ fn it_holds_for_many_small_mappings() {
 fn it_holds_for_a_tree_of_processes() {
     holds(&Job::c("rush", &["processes", "64"]), &Vswap::ram("64M"), 64 << 20);
 }
+
+/// Two members that fill memory at the same time must not both take the same free part. D 2 x 256
+/// MiB, r about 13, B 96 MiB.
+#[test]
+fn it_holds_for_two_busy_members() {
+    let rush = crate::support::program("rush");
+    let script = format!("{0} touch 256 & {0} touch 256 & wait", rush.display());
+    holds(&Job::new("sh", &["-c", &script]), &Vswap::ram("96M"), 96 << 20);
+}
