@@ -1,6 +1,6 @@
 //! Requests of the program's threads to the pager's reclaimer, and the bell that wakes it.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::address::{PageNumber, PageRange};
 use crate::lock::SpinLock;
@@ -24,6 +24,18 @@ pub enum Request {
 
 const DONE: u32 = 0;
 
+/// The reclaimer works.
+const AWAKE: u32 = 0;
+/// It has no work and stays on its CPU.
+const LINGERING: u32 = 1;
+/// It lingered, and is on its way to sleep because somebody asked for that.
+const LEAVING: u32 = 2;
+/// It sleeps, or is about to.
+const ASLEEP: u32 = 3;
+
+/// Spins until the reclaimer, which looks several times a microsecond, must have left.
+const LEAVING_SPINS: usize = 2000;
+
 /// One request at a time, and the bell.
 #[derive(Debug)]
 pub struct Mailbox {
@@ -32,7 +44,7 @@ pub struct Mailbox {
     start: AtomicUsize,
     end: AtomicUsize,
     bell: AtomicU32,
-    asleep: AtomicBool,
+    state: AtomicU32,
 }
 
 impl Mailbox {
@@ -44,7 +56,7 @@ impl Mailbox {
             start: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
             bell: AtomicU32::new(0),
-            asleep: AtomicBool::new(false),
+            state: AtomicU32::new(AWAKE),
         }
     }
 
@@ -53,14 +65,28 @@ impl Mailbox {
         self.bell.fetch_add(1, Ordering::SeqCst);
         // Either the reclaimer's last look at the bell sees the new count, or this sees it asleep:
         // both sides write first and read then, sequentially consistent.
-        if self.asleep.swap(false, Ordering::SeqCst) {
+        let asleep =
+            self.state.compare_exchange(ASLEEP, AWAKE, Ordering::SeqCst, Ordering::Relaxed);
+        if asleep.is_ok() {
             task::futex_wake(&self.bell, 1);
         }
     }
 
-    /// Whether the reclaimer sleeps. A hint.
-    pub fn is_asleep(&self) -> bool {
-        self.asleep.load(Ordering::Relaxed)
+    /// Makes the reclaimer leave its CPU unless it has work; `false` if it has.
+    pub fn quiesce(&self) -> bool {
+        match self.state.compare_exchange(LINGERING, LEAVING, Ordering::Acquire, Ordering::Acquire) {
+            Err(ASLEEP) => return true,
+            Ok(_) | Err(LEAVING) => {}
+            Err(_) => return false,
+        }
+        for _ in 0..LEAVING_SPINS {
+            core::hint::spin_loop();
+            match self.state.load(Ordering::Relaxed) {
+                LEAVING => {}
+                state => return state == ASLEEP,
+            }
+        }
+        false
     }
 
     /// What the bell shows; a value for [`sleep`](Self::sleep).
@@ -70,11 +96,29 @@ impl Mailbox {
 
     /// Sleeps until the bell rings after it showed `seen`, or some time has passed.
     pub fn sleep(&self, seen: u32, timeout_ms: i64) {
-        self.asleep.store(true, Ordering::SeqCst);
+        self.state.store(ASLEEP, Ordering::SeqCst);
         if self.bell.load(Ordering::SeqCst) == seen {
             task::futex_wait(&self.bell, seen, timeout_ms);
         }
-        self.asleep.store(false, Ordering::SeqCst);
+        self.state.store(AWAKE, Ordering::SeqCst);
+    }
+
+    /// Stays on the CPU until the bell rings after it showed `seen`, `stay` says no, or somebody
+    /// wants the reclaimer to leave. Gives whether the bell rang.
+    pub fn linger(&self, seen: u32, mut stay: impl FnMut() -> bool) -> bool {
+        self.state.store(LINGERING, Ordering::SeqCst);
+        while self.bell.load(Ordering::SeqCst) == seen
+            && self.state.load(Ordering::Relaxed) == LINGERING
+            && stay()
+        {
+            core::hint::spin_loop();
+        }
+        // Who wants it to leave waits for it to sleep, and rings the bell if it does not.
+        let rang = self.bell.load(Ordering::SeqCst) != seen;
+        if rang {
+            self.state.store(AWAKE, Ordering::SeqCst);
+        }
+        rang
     }
 
     /// Asks for something and waits until it is done. The caller holds no lock of the engine.
@@ -113,7 +157,7 @@ impl Mailbox {
     pub fn reset_after_fork(&self) {
         self.sender.reset_after_fork();
         self.request.store(DONE, Ordering::Relaxed);
-        self.asleep.store(false, Ordering::Relaxed);
+        self.state.store(AWAKE, Ordering::Relaxed);
     }
 }
 

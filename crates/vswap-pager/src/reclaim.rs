@@ -33,6 +33,9 @@ use crate::{events, workingset};
 /// Times that a move is tried again when the kernel says that a page is locked just now.
 const MOVE_RETRIES: usize = 3;
 
+/// Batches that are moved for one fault, at most.
+const BATCHES_AHEAD: usize = 4;
+
 /// Next page that reclaim looks at.
 static HAND: AtomicUsize = AtomicUsize::new(0);
 
@@ -84,21 +87,32 @@ impl Engine {
         self.move_out_batch(take)
     }
 
-    /// Moves a batch to staging if little is free: for who serves a fault, since it runs on the CPU
-    /// of the thread that waits. Nothing scattered is moved while the reclaimer is at work on
-    /// another.
+    /// Moves pages to staging when little is free: for who serves a fault, since it runs on the CPU
+    /// of the thread that waits. Nothing scattered is moved while the reclaimer is at work.
     pub fn move_out_ahead(&self) {
-        if self.budget.free() >= self.budget.low_watermark() {
+        let free = self.budget.free();
+        if free >= self.budget.high_watermark() {
             return;
         }
-        let alone = self.mailbox.is_asleep();
-        if !alone && SCATTERED.load(Ordering::Relaxed) {
+        if !SCATTERED.load(Ordering::Relaxed) {
+            if free < self.budget.low_watermark() {
+                self.move_out_batch(Take::Contiguous);
+                self.mailbox.ring();
+            }
             return;
         }
-        self.move_out_batch(if alone { Take::Any } else { Take::Contiguous });
-        if alone {
-            self.mailbox.ring();
+        if !self.mailbox.quiesce() {
+            return;
         }
+        let reclaimed = self.counted(Counter::Reclaimed);
+        let enough = reclaimed + self.budget.batch_pages() as u64 / 2;
+        for _ in 0..BATCHES_AHEAD {
+            let moved = self.move_out_batch(Take::Any);
+            if moved != Progress::Some || self.counted(Counter::Reclaimed) >= enough {
+                break;
+            }
+        }
+        self.mailbox.ring();
     }
 
     /// Moves one batch to staging, wherever the clock's hand points.

@@ -62,6 +62,9 @@ pub fn start_now(engine: &Engine) {
 /// Makes the pager, which only watches at first.
 pub fn watch(engine: &Engine) {
     let Some(config) = engine.config() else { return };
+    if engine.phase() != Phase::Idle {
+        return;
+    }
     let _starting = STARTING.lock();
     if engine.phase() != Phase::Idle {
         return;

@@ -67,6 +67,9 @@ fn on_clone(call: Call, result: &mut isize) -> Next {
         if new.flags & u64::from(k::CLONE_THREAD) != 0 {
             let mut new = new;
             hook_stack::run(&mut new, |new| {
+                // Runtimes with threads of their own (Go) map memory past libc, where no hook
+                // counts it.
+                start::watch(engine());
                 exclude::new_thread(engine(), new.tls, new.stack, new.stack_size);
             });
         }
