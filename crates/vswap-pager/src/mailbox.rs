@@ -74,7 +74,8 @@ impl Mailbox {
 
     /// Makes the reclaimer leave its CPU unless it has work; `false` if it has.
     pub fn quiesce(&self) -> bool {
-        match self.state.compare_exchange(LINGERING, LEAVING, Ordering::Acquire, Ordering::Acquire) {
+        match self.state.compare_exchange(LINGERING, LEAVING, Ordering::Acquire, Ordering::Acquire)
+        {
             Err(ASLEEP) => return true,
             Ok(_) | Err(LEAVING) => {}
             Err(_) => return false,

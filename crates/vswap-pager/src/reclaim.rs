@@ -195,7 +195,13 @@ impl Engine {
     }
 
     /// Moves the first batch of pages of `part`, which lies in one leaf, to a tray.
-    fn move_out(&self, _maps: &MapsGuard<'_>, region: &Region, part: PageRange, take: Take) -> Moved {
+    fn move_out(
+        &self,
+        _maps: &MapsGuard<'_>,
+        region: &Region,
+        part: PageRange,
+        take: Take,
+    ) -> Moved {
         let nothing = Moved { next: part.start, progress: Progress::None };
         let Some(mut leaf) = self.table.lock(part.start) else {
             return Moved { next: part.end, ..nothing };

@@ -68,8 +68,10 @@ fn on_clone(call: Call, result: &mut isize) -> Next {
             let mut new = new;
             hook_stack::run(&mut new, |new| {
                 // Runtimes with threads of their own (Go) map memory past libc, where no hook
-                // counts it.
-                start::watch(engine());
+                // counts it. Inline faults would be refused here: libc blocks all signals.
+                if !engine().inline.load(Ordering::Relaxed) {
+                    start::watch(engine());
+                }
                 exclude::new_thread(engine(), new.tls, new.stack, new.stack_size);
             });
         }

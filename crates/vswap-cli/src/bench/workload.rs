@@ -138,13 +138,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     print(&Output { phases })
 }
 
-/// Anonymous memory as `mmap` gives it, huge pages and all, for the rest of the process's life.
+/// Anonymous memory as libc's `mmap` gives it, huge pages and all, for the rest of the process's
+/// life.
 fn map_pages(count: usize) -> anyhow::Result<&'static mut [Page]> {
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-    let (bytes, access) = (count * PAGE_BYTES, ProtFlags::READ | ProtFlags::WRITE);
+    let bytes = count * PAGE_BYTES;
+    let (access, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
-    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, access, MapFlags::PRIVATE) }
-        .with_context(|| format!("mapping {bytes} bytes"))?;
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error())
+            .with_context(|| format!("mapping {bytes} bytes"));
+    }
     // SAFETY: the mapping is `count` pages long, aligned to a page, reads as zeros, which are
     // valid words, is never unmapped, and this is the only reference to it.
     Ok(unsafe { std::slice::from_raw_parts_mut(start.cast::<Page>(), count) })
