@@ -18,7 +18,7 @@ use vswap_core::page::PAGE_SIZE;
 
 use crate::address::{PageNumber, PageRange};
 use crate::arena::Arena;
-use crate::engine::{Engine, MapsGuard, Phase};
+use crate::engine::{Engine, MapsGuard, Phase, Side};
 use crate::mapping;
 use crate::regions::{Attributes, Regions};
 use crate::sys::proc_maps;
@@ -127,5 +127,5 @@ pub fn grant(engine: &Engine, maps: &mut MapsGuard<'_>, page: PageNumber) -> boo
     if !take(engine, maps, chunk.bytes()) || maps.deferred.remove(chunk).is_err() {
         return false;
     }
-    engine.with_uffd(|uffd| uffd.unregister(chunk.address(), chunk.bytes())).is_ok()
+    engine.with_uffd(Side::Pager, |uffd| uffd.unregister(chunk.address(), chunk.bytes())).is_ok()
 }

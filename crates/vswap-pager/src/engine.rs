@@ -69,21 +69,48 @@ impl Stable for Passage<'_> {}
 impl Stable for Closed<'_> {}
 impl Stable for MapsGuard<'_> {}
 
-/// Descriptors of the pager, by their number in the pager's own table.
+const NO_FD: i32 = -1;
+
+/// Whose descriptor table a caller has: program and pager share memory, but not their files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A thread of the pager.
+    Pager,
+    /// A thread of the program.
+    Program,
+}
+
+/// What pages are moved with, by the numbers of one descriptor table; -1 for what it does not have.
 #[derive(Debug)]
-pub struct PagerFds {
+pub struct PagingFds {
     /// The program's memory, with mapping events.
     pub uffd: AtomicI32,
     /// Staging, without events.
     pub staging_uffd: AtomicI32,
     /// /proc/self/pagemap.
     pub pagemap: AtomicI32,
+    /// The swap file.
+    pub swap_file: AtomicI32,
+}
+
+impl PagingFds {
+    const fn new() -> Self {
+        Self {
+            uffd: AtomicI32::new(NO_FD),
+            staging_uffd: AtomicI32::new(NO_FD),
+            pagemap: AtomicI32::new(NO_FD),
+            swap_file: AtomicI32::new(NO_FD),
+        }
+    }
+}
+
+/// What only the pager has, by the numbers of its own table.
+#[derive(Debug)]
+pub struct PagerFds {
     /// /proc/self/statm.
     pub statm: AtomicI32,
     /// The coordinator; -1 if there is none.
     pub coordinator: AtomicI32,
-    /// The swap file; -1 if there is none.
-    pub swap_file: AtomicI32,
     /// The program; readable when it has ended.
     pub program: AtomicI32,
 }
@@ -117,12 +144,12 @@ pub struct Engine {
     pub mailbox: Mailbox,
     /// Requests to the registrar, which takes no lock: their sender holds some.
     pub registrar: Mailbox,
-    /// Descriptors of the pager.
+    /// Descriptors that only the pager has.
     pub fds: PagerFds,
-    /// The main userfaultfd in the program's own descriptor table.
-    pub program_uffd: AtomicI32,
-    /// The swap file in the program's own descriptor table; -1 if there is none.
-    pub program_swap_file: AtomicI32,
+    /// What the pager pages with.
+    pub pager_fds: PagingFds,
+    /// What the program's threads page with.
+    pub program_fds: PagingFds,
     /// Where the program's first thread has its control block: the loader made it before any hook
     /// could see it.
     pub main_thread: AtomicUsize,
@@ -148,8 +175,6 @@ pub fn engine() -> &'static Engine {
     &ENGINE
 }
 
-const NO_FD: i32 = -1;
-
 impl Engine {
     const fn new() -> Self {
         Self {
@@ -174,16 +199,12 @@ impl Engine {
             mailbox: Mailbox::new(),
             registrar: Mailbox::new(),
             fds: PagerFds {
-                uffd: AtomicI32::new(NO_FD),
-                staging_uffd: AtomicI32::new(NO_FD),
-                pagemap: AtomicI32::new(NO_FD),
                 statm: AtomicI32::new(NO_FD),
                 coordinator: AtomicI32::new(NO_FD),
-                swap_file: AtomicI32::new(NO_FD),
                 program: AtomicI32::new(NO_FD),
             },
-            program_uffd: AtomicI32::new(NO_FD),
-            program_swap_file: AtomicI32::new(NO_FD),
+            pager_fds: PagingFds::new(),
+            program_fds: PagingFds::new(),
             main_thread: AtomicUsize::new(0),
             program: AtomicU32::new(0),
             pager: AtomicU32::new(0),
@@ -299,7 +320,7 @@ impl Engine {
     pub fn divide_budget(&self) {
         let (Some(run), Some(member)) = (self.run_page(), self.member()) else { return };
         self.budget.set_allowance(run.divide(member, self.budget.used()));
-        let has_device = self.fds.swap_file.load(Ordering::Relaxed) >= 0;
+        let has_device = self.pager_fds.swap_file.load(Ordering::Relaxed) >= 0;
         self.space.set_pool_limit(self.budget.pool_limit(has_device) as usize);
     }
 
@@ -315,19 +336,22 @@ impl Engine {
         self.member().map_or(0, |member| member.counter(counter))
     }
 
-    /// Runs `call` with the main userfaultfd as the pager knows it.
-    pub fn with_uffd<T>(&self, call: impl FnOnce(&Uffd) -> T) -> T {
-        borrow(self.fds.uffd.load(Ordering::Relaxed), call)
+    /// What a caller on `side` pages with.
+    pub fn paging_fds(&self, side: Side) -> &PagingFds {
+        match side {
+            Side::Pager => &self.pager_fds,
+            Side::Program => &self.program_fds,
+        }
     }
 
-    /// Runs `call` with the staging userfaultfd as the pager knows it.
-    pub fn with_staging_uffd<T>(&self, call: impl FnOnce(&Uffd) -> T) -> T {
-        borrow(self.fds.staging_uffd.load(Ordering::Relaxed), call)
+    /// Runs `call` with the main userfaultfd as `side` knows it.
+    pub fn with_uffd<T>(&self, side: Side, call: impl FnOnce(&Uffd) -> T) -> T {
+        borrow(self.paging_fds(side).uffd.load(Ordering::Relaxed), call)
     }
 
-    /// Runs `call` with the main userfaultfd as the program's threads know it.
-    pub fn with_program_uffd<T>(&self, call: impl FnOnce(&Uffd) -> T) -> T {
-        borrow(self.program_uffd.load(Ordering::Relaxed), call)
+    /// Runs `call` with the staging userfaultfd as `side` knows it.
+    pub fn with_staging_uffd<T>(&self, side: Side, call: impl FnOnce(&Uffd) -> T) -> T {
+        borrow(self.paging_fds(side).staging_uffd.load(Ordering::Relaxed), call)
     }
 
     /// Bytes that the pager's own tables take.

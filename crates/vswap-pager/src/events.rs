@@ -7,7 +7,7 @@
 use core::fmt;
 
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
-use crate::engine::{Engine, MapsGuard};
+use crate::engine::{Engine, MapsGuard, Side};
 use crate::entry_batch::EntryBatch;
 use crate::lock::{Closed, SpinLock};
 use crate::run_page::Counter;
@@ -89,12 +89,13 @@ impl FaultQueue {
 
 /// Reads all that is pending, applies the events and queues the faults. Gives the number of
 /// messages.
-pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>) -> usize {
+pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>, side: Side) -> usize {
     let mut buffer = MessageBuffer::new();
     let mut total = 0;
     while FAULTS.has_room() {
-        let read =
-            engine.with_uffd(|uffd| uffd.read(&mut buffer, |message| apply(engine, maps, message)));
+        let read = engine.with_uffd(side, |uffd| {
+            uffd.read(&mut buffer, |message| apply(engine, maps, message, side))
+        });
         match read {
             Ok(count) => {
                 total += count;
@@ -108,7 +109,7 @@ pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>) -> usize {
     total
 }
 
-fn apply(engine: &Engine, maps: &mut MapsGuard<'_>, message: Message) {
+fn apply(engine: &Engine, maps: &mut MapsGuard<'_>, message: Message, side: Side) {
     match message {
         Message::Fault { address, thread, .. } => {
             FAULTS.push(Fault { page: PageNumber::containing(address), thread });
@@ -129,7 +130,7 @@ fn apply(engine: &Engine, maps: &mut MapsGuard<'_>, message: Message) {
             let closed = engine.gate.close();
             let from = PageRange::touching(from, len);
             let region = engine.regions(&closed).find(from.start).copied();
-            move_pages(engine, &closed, from, PageNumber::containing(to), true);
+            move_pages(engine, &closed, from, PageNumber::containing(to), side);
             if let Some(region) = region {
                 let to = PageRange::touching(to, len);
                 let _ = engine.regions_mut(maps, &closed).insert(to, region.attributes);
@@ -170,14 +171,13 @@ pub fn drop_pages(engine: &Engine, _closed: &Closed<'_>, range: PageRange) {
     }
 }
 
-/// Moves the words of a range to another place, whose pages are dropped. With `pager`, the caller
-/// is a thread of the pager.
+/// Moves the words of a range to another place, whose pages are dropped.
 pub fn move_pages(
     engine: &Engine,
     closed: &Closed<'_>,
     from: PageRange,
     to: PageNumber,
-    pager: bool,
+    side: Side,
 ) {
     drop_pages(engine, closed, PageRange { start: to, end: PageNumber(to.0 + from.pages()) });
     for page in from.iter() {
@@ -190,7 +190,7 @@ pub fn move_pages(
         drop(source);
         let target = PageNumber(to.0 + page.0 - from.start.0);
         let state = match state {
-            PageState::Staged { tray } => return_staged(engine, page, target, tray, pager),
+            PageState::Staged { tray } => return_staged(engine, page, target, tray, side),
             other => other,
         };
         match engine.table.lock_or_make(target) {
@@ -206,14 +206,14 @@ fn return_staged(
     page: PageNumber,
     target: PageNumber,
     tray: u8,
-    pager: bool,
+    side: Side,
 ) -> PageState {
     let source = engine.staging.address(tray, page.offset_in_leaf()) as *const u8;
     let copy = |uffd: &crate::sys::uffd::Uffd| {
         // SAFETY: the word said staged and the gate is closed, so the page is in the tray.
         unsafe { uffd.copy(target.address(), source, vswap_core::page::PAGE_SIZE) }
     };
-    let copied = if pager { engine.with_uffd(copy) } else { engine.with_program_uffd(copy) };
+    let copied = engine.with_uffd(side, copy);
     if copied.is_err() {
         crate::link::die(engine, "a page could not follow its mapping");
     }

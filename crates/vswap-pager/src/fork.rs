@@ -16,14 +16,14 @@ use linux_raw_sys::general as k;
 use vswap_core::page::Page;
 
 use crate::address::{PageNumber, PageRange};
-use crate::engine::{Engine, Phase};
+use crate::engine::{Engine, PagingFds, Phase};
 use crate::events::{self, FAULTS};
 use crate::mapping::{self, Call};
 use crate::run_page::Counter;
 use crate::swap_file::SWAP_FILE;
 use crate::sys::{fd::Fd, memory, task};
 use crate::table::PageState;
-use crate::{hook_stack, link, pager, signals, start};
+use crate::{hook_stack, link, pager, rendezvous, signals, start};
 
 /// Makes the program's fork; returns twice, as it does.
 pub fn fork(engine: &Engine, call: Call) -> isize {
@@ -96,9 +96,11 @@ fn reset(engine: &Engine) {
     FAULTS.reset_after_fork();
     SWAP_FILE.reset_after_fork();
     hook_stack::reset_after_fork();
+    rendezvous::reset_after_fork();
     signals::reset_after_fork();
     engine.program.store(task::process_id(), Ordering::Relaxed);
-    for inherited in [&engine.program_uffd, &engine.program_swap_file] {
+    let PagingFds { uffd, staging_uffd, pagemap, swap_file } = &engine.program_fds;
+    for inherited in [uffd, staging_uffd, pagemap, swap_file] {
         drop(Fd::new(inherited.swap(-1, Ordering::Relaxed)));
     }
 }

@@ -9,7 +9,7 @@ use vswap_core::page::PAGE_SIZE;
 
 use crate::context::Context;
 use crate::credentials::FOLLOWED;
-use crate::engine::{Engine, engine};
+use crate::engine::{Engine, Phase, Side, engine};
 use crate::events::{self, FAULTS, Fault};
 use crate::fault::Served;
 use crate::pressure::Pressure;
@@ -42,22 +42,29 @@ pub extern "C" fn main(index: usize) -> ! {
     let mut handler = Handler { cpu: usize::MAX, faults: 0, credentials: 0 };
     loop {
         FOLLOWED.follow(&mut handler.credentials);
-        let uffd = engine.fds.uffd.load(Ordering::Relaxed);
+        let uffd = engine.pager_fds.uffd.load(Ordering::Relaxed);
         // A poll that fails has nothing to say that the read does not say too.
         if !matches!(fd::wait_readable([uffd], LOOK_UP_MS), Ok([true])) {
             context.returned.flush();
         }
-        events::drain(engine, &mut engine.lock_maps());
+        events::drain(engine, &mut engine.lock_maps(), Side::Pager);
         serve_queue(engine, context, Some(&mut handler));
     }
 }
 
-/// Serves what has been read and not served yet.
+/// Serves what has been read and not served yet. Without a `handler` the caller is the reclaimer,
+/// which cannot wait for itself.
 pub fn serve_queue(engine: &Engine, context: &mut Context, mut handler: Option<&mut Handler>) {
     while let Some(fault) = FAULTS.pop() {
         let started = arch::ticks();
+        let in_reclaimer = handler.is_none();
         if let Some(handler) = handler.as_deref_mut() {
             handler.follow(engine, fault);
+            engine.move_out_ahead(Side::Pager, || Some(()));
+        }
+        // While the program is only watched, there is nothing to reclaim.
+        if engine.phase() == Phase::Active {
+            make_room(engine, context, in_reclaimer);
         }
         serve(engine, context, fault);
         engine.count(Counter::Faults, 1);
@@ -70,14 +77,12 @@ fn watcher_ns(ticks: u64) -> u64 {
 }
 
 fn serve(engine: &Engine, context: &mut Context, fault: Fault) {
-    engine.move_out_ahead();
-    make_room(engine, context);
     for _ in 0..TRIES {
-        match engine.with_uffd(|uffd| engine.serve(context, uffd, fault.page)) {
+        match engine.with_uffd(Side::Pager, |uffd| engine.serve(context, uffd, fault.page)) {
             Served::Done => return,
             Served::Unknown => return start::adopt_unknown(engine, fault.page.address()),
             Served::Retry => {
-                let applied = events::drain(engine, &mut engine.lock_maps());
+                let applied = events::drain(engine, &mut engine.lock_maps(), Side::Pager);
                 if applied == 0 {
                     task::yield_now();
                 }
@@ -85,7 +90,7 @@ fn serve(engine: &Engine, context: &mut Context, fault: Fault) {
         }
     }
     // The thread faults again, behind all others.
-    engine.with_uffd(|uffd| uffd.wake(fault.page.address(), PAGE_SIZE));
+    engine.with_uffd(Side::Pager, |uffd| uffd.wake(fault.page.address(), PAGE_SIZE));
 }
 
 /// Wakes the reclaimer when little is free.
@@ -96,7 +101,7 @@ pub fn ring_if_low(engine: &Engine) {
 }
 
 /// Reclaims until there is room for a page: the budget holds, however fast the program allocates.
-fn make_room(engine: &Engine, context: &mut Context) {
+fn make_room(engine: &Engine, context: &mut Context, in_reclaimer: bool) {
     if engine.budget.free() >= engine.budget.min_watermark() {
         return;
     }
@@ -105,6 +110,9 @@ fn make_room(engine: &Engine, context: &mut Context) {
     let mut pressure = Pressure::new();
     while engine.budget.free() < engine.budget.min_watermark() {
         engine.count(Counter::DirectReclaim, 1);
+        if !in_reclaimer && engine.wait_for_reclaimer() {
+            continue;
+        }
         if !pressure.step(engine, context) {
             break;
         }

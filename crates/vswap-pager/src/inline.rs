@@ -9,17 +9,21 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use linux_raw_sys::general as k;
 
 use crate::address::{PageNumber, PageRange};
-use crate::engine::{Engine, Phase, engine};
+use crate::context::Context;
+use crate::engine::{Engine, Phase, Side, engine};
 use crate::fault::Served;
-use crate::handler;
 use crate::hook_stack;
 use crate::mailbox::Request;
 use crate::mapping;
+use crate::reclaim::Progress;
+use crate::rendezvous;
 use crate::run_page::Counter;
 use crate::signals::{self, Action, SIGBUS};
 use crate::sys::{arch, task};
 
 const WAIT_US: u64 = 50;
+/// Steps of reclaim that a faulting thread makes itself.
+const OWN_STEPS: usize = 64;
 /// The longest wait for others of the run to give way.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
@@ -114,17 +118,17 @@ fn resolve(fault: &mut Fault) {
         return;
     }
     let started = arch::ticks();
-    wait_for_room(engine);
+    let thread = task::thread_id();
+    rendezvous::pass(thread);
+    engine.move_out_ahead(Side::Program, || rendezvous::gather(thread));
+    make_room(engine);
     fault.ours = loop {
-        let served = match engine.contexts.borrow() {
-            Ok(mut context) => context.as_mut().map(|context| {
-                let served =
-                    engine.with_program_uffd(|uffd| engine.serve(context, uffd, fault.page));
-                context.returned.flush();
-                served
-            }),
-            Err(_) => None,
-        };
+        let served = with_context(engine, |context| {
+            let served =
+                engine.with_uffd(Side::Program, |uffd| engine.serve(context, uffd, fault.page));
+            context.returned.flush();
+            served
+        });
         match served {
             Some(Served::Done) => break !is_poisoned(engine, fault.page),
             Some(Served::Unknown) => break false,
@@ -140,7 +144,6 @@ fn resolve(fault: &mut Fault) {
         let pages = PageRange { start: fault.page, end: fault.page };
         engine.registrar.ask(Request::Stranded, pages);
     }
-    handler::ring_if_low(engine);
     engine.count(Counter::Faults, 1);
     let ns = crate::watcher::ticks_to_ns(arch::ticks().wrapping_sub(started));
     engine.count(Counter::FaultNs, ns);
@@ -153,7 +156,31 @@ fn is_poisoned(engine: &Engine, page: PageNumber) -> bool {
         .is_some_and(|leaf| leaf.state(page.offset_in_leaf()) == crate::table::PageState::Poisoned)
 }
 
-/// The reclaimer makes room; it also is who ends the program when there is none to make.
+fn with_context<T>(engine: &Engine, call: impl FnOnce(&mut Context) -> T) -> Option<T> {
+    let mut context = engine.contexts.borrow().ok()?;
+    context.as_mut().map(call)
+}
+
+/// Reclaims until there is room for a page.
+fn make_room(engine: &Engine) {
+    if engine.budget.free() >= engine.budget.min_watermark() {
+        return;
+    }
+    let started = task::now_ns();
+    for _ in 0..OWN_STEPS {
+        engine.count(Counter::DirectReclaim, 1);
+        let gets_on = engine.wait_for_reclaimer()
+            || with_context(engine, |context| engine.reclaim_step(context, Side::Program))
+                == Some(Progress::Some);
+        if !gets_on || engine.budget.free() >= engine.budget.min_watermark() {
+            break;
+        }
+    }
+    wait_for_room(engine);
+    engine.count(Counter::StallNs, task::now_ns() - started);
+}
+
+/// The reclaimer takes harder measures; it also is who ends the program when nothing helps.
 fn wait_for_room(engine: &Engine) {
     if engine.budget.free() >= engine.budget.min_watermark() {
         return;
@@ -168,5 +195,4 @@ fn wait_for_room(engine: &Engine) {
         task::sleep_us(WAIT_US);
     }
     engine.starved.fetch_sub(1, Ordering::Relaxed);
-    engine.count(Counter::StallNs, task::now_ns() - started);
 }

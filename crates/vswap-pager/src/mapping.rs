@@ -8,7 +8,7 @@ use linux_raw_sys::general as k;
 use vswap_core::page::PAGE_SIZE;
 
 use crate::address::{PageNumber, PageRange};
-use crate::engine::{Engine, MapsGuard, Phase};
+use crate::engine::{Engine, MapsGuard, Phase, Side};
 use crate::lock::Closed;
 use crate::mailbox::Request;
 use crate::regions::Attributes;
@@ -217,7 +217,7 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
         PageRange { start: old.start, end: PageNumber(old.start.0 + old.pages().min(new.pages())) };
     register(engine, new);
     if new.start != old.start {
-        events::move_pages(engine, &closed, moved, new.start, false);
+        events::move_pages(engine, &closed, moved, new.start, Side::Program);
         events::drop_pages(engine, &closed, old);
         // Too many regions: the rest stays known, at the price of a wake-up.
         let _ = engine.regions_mut(&mut maps, &closed).remove(old);
@@ -482,7 +482,8 @@ pub fn register(engine: &Engine, range: PageRange) {
 
 /// As [`register`], for memory of which nothing is ever swapped out: a child may have it.
 pub fn register_only(engine: &Engine, range: PageRange) {
-    let done = engine.with_program_uffd(|uffd| uffd.register(range.address(), range.bytes()));
+    let done =
+        engine.with_uffd(Side::Program, |uffd| uffd.register(range.address(), range.bytes()));
     if done.is_err() && program_lost_uffd(engine) {
         engine.registrar.ask(Request::Register, range);
     }
@@ -490,7 +491,8 @@ pub fn register_only(engine: &Engine, range: PageRange) {
 
 /// The counterpart of [`register`].
 pub fn unregister(engine: &Engine, range: PageRange) {
-    let done = engine.with_program_uffd(|uffd| uffd.unregister(range.address(), range.bytes()));
+    let done =
+        engine.with_uffd(Side::Program, |uffd| uffd.unregister(range.address(), range.bytes()));
     if done.is_err() && program_lost_uffd(engine) {
         engine.registrar.ask(Request::Unregister, range);
     }
@@ -499,7 +501,7 @@ pub fn unregister(engine: &Engine, range: PageRange) {
 /// Whether the program has closed its userfaultfd, or something else has taken the number.
 pub fn program_lost_uffd(engine: &Engine) -> bool {
     // An empty range is refused as such by a userfaultfd, and in another way by anything else.
-    engine.with_program_uffd(|uffd| uffd.unregister(0, 0)) != Err(Errno::EINVAL)
+    engine.with_uffd(Side::Program, |uffd| uffd.unregister(0, 0)) != Err(Errno::EINVAL)
 }
 
 /// A fork that the engine does not cover must not hand out memory whose swapped-out pages read as
@@ -516,7 +518,7 @@ pub fn bring_back(engine: &Engine, range: PageRange) -> bool {
     let Ok(mut context) = engine.contexts.borrow() else { return false };
     let Some(context) = context.as_mut() else { return false };
     for page in range.iter().filter(|page| is_out(engine, *page)) {
-        engine.with_program_uffd(|uffd| engine.serve(context, uffd, page));
+        engine.with_uffd(Side::Program, |uffd| engine.serve(context, uffd, page));
     }
     context.returned.flush();
     !range.iter().any(|page| is_out(engine, page))

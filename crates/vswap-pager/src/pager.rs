@@ -17,7 +17,7 @@ use vswap_core::page::PAGE_SIZE;
 use vswap_core::platform::Platform;
 
 use crate::arena::Arena;
-use crate::engine::Engine;
+use crate::engine::{Engine, Side};
 use crate::swap_file::SWAP_FILE;
 use crate::sys::fd::{self, Fd};
 use crate::sys::uffd::{self, Uffd};
@@ -117,12 +117,7 @@ pub fn start(engine: &Engine) -> Result<(), StartError> {
             format_args!("no inline faults in process {pid}: {refused}; its faults are handed off"),
         );
     }
-    let program_uffd = keep(opened.uffd.raw()).map_err(StartError::Userfaultfd)?;
-    engine.program_uffd.store(program_uffd, Ordering::Release);
-    if let Some(swap_file) = &opened.joined.swap_file {
-        let kept = keep(swap_file.raw()).map_err(StartError::Proc)?;
-        engine.program_swap_file.store(kept, Ordering::Release);
-    }
+    keep_all(engine, &opened)?;
     while READY.load(Ordering::Acquire) == 0 {
         task::futex_wait(&READY, 0, 100);
         if task::pidfd(pager).is_err() {
@@ -166,14 +161,30 @@ fn open_all(engine: &Engine) -> Result<Opened, StartError> {
 
 fn publish(engine: &Engine, opened: &Opened) {
     let number = |fd: &Option<Fd>| fd.as_ref().map_or(-1, Fd::raw);
-    let fds = &engine.fds;
-    fds.uffd.store(opened.uffd.raw(), Ordering::Relaxed);
-    fds.staging_uffd.store(opened.staging.raw(), Ordering::Relaxed);
-    fds.pagemap.store(opened.pagemap.raw(), Ordering::Relaxed);
+    let (fds, paging) = (&engine.fds, &engine.pager_fds);
     fds.statm.store(opened.statm.raw(), Ordering::Relaxed);
     fds.program.store(opened.program.raw(), Ordering::Relaxed);
     fds.coordinator.store(number(&opened.joined.coordinator), Ordering::Relaxed);
-    fds.swap_file.store(number(&opened.joined.swap_file), Ordering::Relaxed);
+    paging.uffd.store(opened.uffd.raw(), Ordering::Relaxed);
+    paging.staging_uffd.store(opened.staging.raw(), Ordering::Relaxed);
+    paging.pagemap.store(opened.pagemap.raw(), Ordering::Relaxed);
+    paging.swap_file.store(number(&opened.joined.swap_file), Ordering::Relaxed);
+}
+
+/// Duplicates for the program's threads. All but those of inline faults leave moving to the pager.
+fn keep_all(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
+    let kept = &engine.program_fds;
+    kept.uffd.store(keep(opened.uffd.raw()).map_err(StartError::Userfaultfd)?, Ordering::Release);
+    if let Some(swap_file) = &opened.joined.swap_file {
+        kept.swap_file.store(keep(swap_file.raw()).map_err(StartError::Proc)?, Ordering::Release);
+    }
+    if engine.inline.load(Ordering::Relaxed) {
+        let staging = keep(opened.staging.raw()).map_err(StartError::Userfaultfd)?;
+        kept.staging_uffd.store(staging, Ordering::Release);
+        kept.pagemap
+            .store(keep(opened.pagemap.raw()).map_err(StartError::Proc)?, Ordering::Release);
+    }
+    Ok(())
 }
 
 /// A duplicate that the program keeps, out of the way of its own descriptors. As long as that of
@@ -242,15 +253,15 @@ pub fn become_pager(engine: &Engine) -> Result<(), Errno> {
 
 /// Whoever waits for an end of file must not wait for the pager.
 fn close_all_but_own(engine: &Engine) {
-    let fds = &engine.fds;
+    let (fds, paging) = (&engine.fds, &engine.pager_fds);
     let mut own = [
-        &fds.uffd,
-        &fds.staging_uffd,
-        &fds.pagemap,
+        &paging.uffd,
+        &paging.staging_uffd,
+        &paging.pagemap,
+        &paging.swap_file,
         &fds.statm,
         &fds.program,
         &fds.coordinator,
-        &fds.swap_file,
     ]
     .map(|fd| fd.load(Ordering::Relaxed));
     own.sort_unstable();
@@ -273,7 +284,7 @@ extern "C" fn registrar_main(_argument: usize) -> ! {
             Some((request, range)) => {
                 let (start, len) = (range.address(), range.bytes());
                 // What cannot be registered stays unmanaged.
-                let _ = engine.with_uffd(|uffd| match request {
+                let _ = engine.with_uffd(Side::Pager, |uffd| match request {
                     Request::Register => uffd.register(start, len),
                     Request::Stranded => {
                         link::die(engine, "it closed the descriptor that inline faults need")

@@ -4,7 +4,7 @@
 use vswap_core::{CodecKind, Cursor};
 
 use crate::context::Context;
-use crate::engine::Engine;
+use crate::engine::{Engine, Side};
 use crate::link;
 use crate::reclaim::Progress;
 use crate::shortage::Shortage;
@@ -50,7 +50,7 @@ impl Pressure {
     /// there is nothing to gain and others hold the memory: then who waits goes on, over its
     /// share, and the others give way.
     pub fn step(&mut self, engine: &Engine, context: &mut Context) -> bool {
-        let progress = engine.reclaim_step(context);
+        let progress = engine.reclaim_step(context, Side::Pager);
         if self.gained(engine) {
             self.stuck_since = None;
             return true;

@@ -22,11 +22,11 @@ use vswap_core::{GroupId, StoreError, same_filled};
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::batch::Batch;
 use crate::context::Context;
-use crate::engine::{Engine, MapsGuard};
+use crate::engine::{Engine, MapsGuard, Side};
 use crate::regions::Region;
 use crate::run_page::Counter;
 use crate::staging::{Bitmap, Tray};
-use crate::sys::{Errno, memory, pagemap};
+use crate::sys::{Errno, memory, pagemap, task};
 use crate::table::{Leaf, PageState};
 use crate::{events, workingset};
 
@@ -35,6 +35,9 @@ const MOVE_RETRIES: usize = 3;
 
 /// Batches that are moved for one fault, at most.
 const BATCHES_AHEAD: usize = 4;
+
+/// The wait of who needs memory while the reclaimer is at work.
+const WAIT_US: u64 = 20;
 
 /// Next page that reclaim looks at.
 static HAND: AtomicUsize = AtomicUsize::new(0);
@@ -65,15 +68,27 @@ pub enum Take {
 impl Engine {
     /// One step of reclaim for somebody who needs memory now: empties the oldest tray, fills one
     /// first if there is none.
-    pub fn reclaim_step(&self, context: &mut Context) -> Progress {
+    pub fn reclaim_step(&self, context: &mut Context, side: Side) -> Progress {
         if self.staging.full() > 0 {
             return self.empty_oldest_tray(context);
         }
-        let moved = self.move_out_batch(Take::Any);
+        let moved = self.move_out_batch(Take::Any, side);
         match self.empty_oldest_tray(context) {
             Progress::None => moved,
             emptied => emptied,
         }
+    }
+
+    /// Waits a moment if the tray that the reclaimer is emptying will be there sooner than one of
+    /// the caller's own; gives whether it did.
+    pub fn wait_for_reclaimer(&self) -> bool {
+        let waits = SCATTERED.load(Ordering::Relaxed)
+            && self.staging.full() == 0
+            && !self.mailbox.quiesce();
+        if waits {
+            task::sleep_us(WAIT_US);
+        }
+        waits
     }
 
     /// One step of reclaim ahead of need: empties what staging holds beyond the second chance,
@@ -84,19 +99,20 @@ impl Engine {
         if self.staging.full() > keep {
             return self.empty_oldest_tray(context);
         }
-        self.move_out_batch(take)
+        self.move_out_batch(take, Side::Pager)
     }
 
     /// Moves pages to staging when little is free: for who serves a fault, since it runs on the CPU
-    /// of the thread that waits. Nothing scattered is moved while the reclaimer is at work.
-    pub fn move_out_ahead(&self) {
+    /// of the thread that waits. Nothing scattered is moved while the reclaimer is at work, nor
+    /// unless `gather` gives leave, which is held meanwhile.
+    pub fn move_out_ahead<T>(&self, side: Side, gather: impl FnOnce() -> Option<T>) {
         let free = self.budget.free();
         if free >= self.budget.high_watermark() {
             return;
         }
         if !SCATTERED.load(Ordering::Relaxed) {
             if free < self.budget.low_watermark() {
-                self.move_out_batch(Take::Contiguous);
+                self.move_out_batch(Take::Contiguous, side);
                 self.mailbox.ring();
             }
             return;
@@ -104,10 +120,11 @@ impl Engine {
         if !self.mailbox.quiesce() {
             return;
         }
+        let Some(_gathering) = gather() else { return };
         let reclaimed = self.counted(Counter::Reclaimed);
         let enough = reclaimed + self.budget.batch_pages() as u64 / 2;
         for _ in 0..BATCHES_AHEAD {
-            let moved = self.move_out_batch(Take::Any);
+            let moved = self.move_out_batch(Take::Any, side);
             if moved != Progress::Some || self.counted(Counter::Reclaimed) >= enough {
                 break;
             }
@@ -116,13 +133,13 @@ impl Engine {
     }
 
     /// Moves one batch to staging, wherever the clock's hand points.
-    pub fn move_out_batch(&self, take: Take) -> Progress {
+    pub fn move_out_batch(&self, take: Take, side: Side) -> Progress {
         let mut maps = self.lock_maps();
-        events::drain(self, &mut maps);
+        events::drain(self, &mut maps, side);
         for _ in 0..2 {
             let hand = PageNumber(HAND.load(Ordering::Relaxed));
             if let Some((region, part)) = self.next_candidate(&maps, hand) {
-                let moved = self.move_out(&maps, &region, part, take);
+                let moved = self.move_out(&region, part, take, side);
                 HAND.store(moved.next.0, Ordering::Relaxed);
                 return moved.progress;
             }
@@ -136,12 +153,12 @@ impl Engine {
         let mut from = range.start;
         while from < range.end {
             let mut maps = self.lock_maps();
-            events::drain(self, &mut maps);
+            events::drain(self, &mut maps, Side::Pager);
             let rest = PageRange { start: from, end: range.end };
             let next = self.regions(&maps).within(rest).find(may_move);
             let Some(region) = next else { return };
             let Some(part) = region.range.by_leaf().next() else { return };
-            from = self.move_out_part(&maps, &region, part);
+            from = self.move_out_part(&region, part);
             drop(maps);
             while self.staging.full() > 0 {
                 if self.empty_oldest_tray(context) != Progress::Some {
@@ -152,10 +169,10 @@ impl Engine {
     }
 
     /// Moves pages of `part`, which lies in one leaf, whatever their age; gives the page to go on at.
-    fn move_out_part(&self, _maps: &MapsGuard<'_>, region: &Region, part: PageRange) -> PageNumber {
+    fn move_out_part(&self, region: &Region, part: PageRange) -> PageNumber {
         let Some(mut leaf) = self.table.lock(part.start) else { return part.end };
         let batch = Batch::choose(&leaf, part, LEAF_PAGES, true);
-        if batch.span.is_empty() || self.move_batch(&mut leaf, region, &batch) {
+        if batch.span.is_empty() || self.move_batch(&mut leaf, region, &batch, Side::Pager) {
             batch.next
         } else {
             part.start
@@ -195,13 +212,7 @@ impl Engine {
     }
 
     /// Moves the first batch of pages of `part`, which lies in one leaf, to a tray.
-    fn move_out(
-        &self,
-        _maps: &MapsGuard<'_>,
-        region: &Region,
-        part: PageRange,
-        take: Take,
-    ) -> Moved {
+    fn move_out(&self, region: &Region, part: PageRange, take: Take, side: Side) -> Moved {
         let nothing = Moved { next: part.start, progress: Progress::None };
         let Some(mut leaf) = self.table.lock(part.start) else {
             return Moved { next: part.end, ..nothing };
@@ -215,27 +226,29 @@ impl Engine {
         if batch.span.is_empty() {
             return Moved { next: batch.next, progress: Progress::Some };
         }
-        if !self.move_batch(&mut leaf, region, &batch) {
+        if !self.move_batch(&mut leaf, region, &batch, side) {
             return nothing;
         }
         Moved { next: batch.next, progress: Progress::Some }
     }
 
     /// Moves a batch to a tray; `false` if none is free.
-    fn move_batch(&self, leaf: &mut Leaf<'_>, region: &Region, batch: &Batch) -> bool {
+    fn move_batch(&self, leaf: &mut Leaf<'_>, region: &Region, batch: &Batch, side: Side) -> bool {
         let Some(number) = self.staging.begin(region.attributes.prot) else { return false };
         let leaf_number = batch.span.start.leaf();
         let mut tray = Tray { number, leaf: leaf_number, pages: Bitmap::default() };
         let mut stuck = Bitmap::default();
-        batch.segments().for_each(|segment| self.move_segment(segment, number, &mut stuck));
-        self.note_moved(leaf, &mut tray, batch, &stuck);
+        for segment in batch.segments() {
+            self.move_segment(segment, number, &mut stuck, side);
+        }
+        self.note_moved(leaf, &mut tray, batch, &stuck, side);
         self.count(Counter::Reclaimed, tray.pages.count() as u64);
         self.staging.finish(tray);
         true
     }
 
     /// Moves what is present in `span` to the tray; adds the pages that refuse to `stuck`.
-    fn move_segment(&self, span: PageRange, tray: u8, stuck: &mut Bitmap) {
+    fn move_segment(&self, span: PageRange, tray: u8, stuck: &mut Bitmap, side: Side) {
         let mut from = span.start;
         let mut retries = 0;
         let mut pages_at_once = span.pages();
@@ -245,8 +258,9 @@ impl Engine {
             let to = self.staging.address(tray, from.offset_in_leaf());
             // SAFETY: the pages are the program's; while its leaf is locked nobody else of the
             // engine touches them, and the program's own accesses wait for us at the leaf's lock.
-            let moved = self
-                .with_staging_uffd(|uffd| unsafe { uffd.move_pages(to, from.address(), bytes) });
+            let moved = self.with_staging_uffd(side, |uffd| unsafe {
+                uffd.move_pages(to, from.address(), bytes)
+            });
             let Err((done, error)) = moved else {
                 from = PageNumber(from.0 + pages);
                 pages_at_once = span.pages();
@@ -275,11 +289,18 @@ impl Engine {
     }
 
     /// Makes the words of the batch say what the tray really holds.
-    fn note_moved(&self, leaf: &mut Leaf<'_>, tray: &mut Tray, batch: &Batch, stuck: &Bitmap) {
+    fn note_moved(
+        &self,
+        leaf: &mut Leaf<'_>,
+        tray: &mut Tray,
+        batch: &Batch,
+        stuck: &Bitmap,
+        side: Side,
+    ) {
         let span = batch.span;
         let start = self.staging.address(tray.number, span.start.offset_in_leaf());
         let first = span.start.offset_in_leaf();
-        let pagemap = self.fds.pagemap.load(Ordering::Relaxed);
+        let pagemap = self.paging_fds(side).pagemap.load(Ordering::Relaxed);
         let pages = &mut tray.pages;
         let scanned =
             pagemap::for_each_present(pagemap, start, start + span.bytes(), |from, to| {

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use crate::address::{LEAF_PAGES, PageRange};
 use crate::context::{Context, RECLAIMER_CONTEXT};
 use crate::credentials::FOLLOWED;
-use crate::engine::{Engine, Phase, engine};
+use crate::engine::{Engine, Phase, Side, engine};
 use crate::handler;
 use crate::link;
 use crate::mailbox::Request;
@@ -73,6 +73,10 @@ pub extern "C" fn main(_argument: usize) -> ! {
 /// faults would wander between it and the handler's, and each fault wake an idle CPU twice, 20 to
 /// 50 µs a time in a guest.
 fn linger(engine: &Engine, bell: u32) -> bool {
+    if engine.inline.load(Ordering::Relaxed) {
+        // Nobody is woken.
+        return false;
+    }
     let mut served = engine.counted(Counter::Faults);
     let mut since = task::now_ns();
     engine.mailbox.linger(bell, || {
@@ -153,7 +157,7 @@ fn prefetch(engine: &Engine, context: &mut Context, range: PageRange) {
                 matches!(leaf.state(page.0 % LEAF_PAGES), PageState::Swapped(_))
             });
             if swapped {
-                engine.with_uffd(|uffd| engine.serve(context, uffd, page));
+                engine.with_uffd(Side::Pager, |uffd| engine.serve(context, uffd, page));
             }
         }
     }

@@ -40,7 +40,7 @@ impl Shortage {
         let usage = engine.space.usage();
         let used = SWAP_FILE.used() as u64;
         let limit = engine.run_page().map_or(0, |run| run.swap_limit.load(Ordering::Relaxed));
-        let has_file = engine.fds.swap_file.load(Ordering::Relaxed) >= 0;
+        let has_file = engine.pager_fds.swap_file.load(Ordering::Relaxed) >= 0;
         Self {
             program: engine.program.load(Ordering::Relaxed),
             allowance: engine.budget.allowance(),

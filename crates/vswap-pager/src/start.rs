@@ -12,7 +12,7 @@ use vswap_core::page::PAGE_SIZE;
 
 use crate::address::{PageNumber, PageRange};
 use crate::arena::Arena;
-use crate::engine::{Engine, MapsGuard, Phase};
+use crate::engine::{Engine, MapsGuard, Phase, Side};
 use crate::lock::SpinLock;
 use crate::mapping::{self, Call};
 use crate::regions::Attributes;
@@ -246,9 +246,9 @@ fn adopt(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange, prot: u32)
 
 fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: u32) {
     let registered = if on_pager_thread(engine) {
-        engine.with_uffd(|uffd| uffd.register(part.address(), part.bytes()))
+        engine.with_uffd(Side::Pager, |uffd| uffd.register(part.address(), part.bytes()))
     } else {
-        engine.with_program_uffd(|uffd| uffd.register(part.address(), part.bytes()))
+        engine.with_uffd(Side::Program, |uffd| uffd.register(part.address(), part.bytes()))
     };
     // A mapping that refuses (the program's own userfaultfd, device memory) stays unmanaged.
     if registered.is_err() {
@@ -288,13 +288,13 @@ fn note_present(engine: &Engine, range: PageRange) {
 /// A fault in a deferred mapping. On a thread of the pager.
 fn grant(engine: &Engine, page: PageNumber) {
     let mut maps = engine.lock_maps();
-    crate::events::drain(engine, &mut maps);
+    crate::events::drain(engine, &mut maps, Side::Pager);
     let goes_on = engine.phase() != Phase::Watching || commit::grant(engine, &mut maps, page);
     drop(maps);
     if !goes_on {
         take_over(engine);
     }
-    engine.with_uffd(|uffd| uffd.wake(page.address(), PAGE_SIZE));
+    engine.with_uffd(Side::Pager, |uffd| uffd.wake(page.address(), PAGE_SIZE));
 }
 
 /// Takes over the mapping of a page that is registered but unknown: deferred, or a region that grew
@@ -305,9 +305,9 @@ pub fn adopt_unknown(engine: &Engine, address: usize) {
         return grant(engine, page);
     }
     let mut maps = engine.lock_maps();
-    crate::events::drain(engine, &mut maps);
+    crate::events::drain(engine, &mut maps, Side::Pager);
     if engine.regions(&maps).find(page).is_some() {
-        engine.with_uffd(|uffd| uffd.wake(page.address(), PAGE_SIZE));
+        engine.with_uffd(Side::Pager, |uffd| uffd.wake(page.address(), PAGE_SIZE));
         return;
     }
     let mut found = None;
@@ -330,5 +330,5 @@ pub fn adopt_unknown(engine: &Engine, address: usize) {
         }
     }
     // The thread tries again, and finds the page managed, or gone.
-    engine.with_uffd(|uffd| uffd.wake(page.address(), PAGE_SIZE));
+    engine.with_uffd(Side::Pager, |uffd| uffd.wake(page.address(), PAGE_SIZE));
 }

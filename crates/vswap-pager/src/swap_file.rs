@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use vswap_core::page::PAGE_SIZE;
 use vswap_core::{Backing, BackingError, Form, Handle, Medium, Room};
 
-use crate::engine::engine;
+use crate::engine::{Side, engine};
 use crate::lock::SpinLock;
 use crate::run_page::{EXTENT_SIZE, RunPage};
 use crate::sys::{Errno, fd, task};
@@ -209,8 +209,8 @@ impl SwapFile {
     /// when they fault inline and when memory is excluded from paging.
     fn descriptor() -> i32 {
         let in_pager = task::process_id() == engine().pager.load(Ordering::Relaxed);
-        let fd = if in_pager { &engine().fds.swap_file } else { &engine().program_swap_file };
-        fd.load(Ordering::Relaxed)
+        let side = if in_pager { Side::Pager } else { Side::Program };
+        engine().paging_fds(side).swap_file.load(Ordering::Relaxed)
     }
 }
 
