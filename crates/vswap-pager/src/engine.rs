@@ -27,6 +27,7 @@ use crate::context::Contexts;
 use crate::lock::{Closed, Gate, Passage, SpinGuard, SpinLock};
 use crate::mailbox::Mailbox;
 use crate::regions::{Attributes, Regions};
+use crate::relief::Relief;
 use crate::run_page::{Counter, Member, RunPage};
 use crate::staging::Staging;
 use crate::streams::Streams;
@@ -70,6 +71,9 @@ impl Stable for Closed<'_> {}
 impl Stable for MapsGuard<'_> {}
 
 const NO_FD: i32 = -1;
+
+/// What the pool may exceed its limit by for a moment, in bytes: some pages for each size class.
+const ROOM_TO_MOVE: usize = 2 << 20;
 
 /// Whose descriptor table a caller has: program and pager share memory, but not their files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +166,8 @@ pub struct Engine {
     exclusions: AtomicBool,
     /// Threads of the program that wait for the reclaimer to make room.
     pub starved: AtomicU32,
+    /// Where threads wait for a tray to be emptied.
+    pub relief: Relief,
 }
 
 // SAFETY: the configuration is written once before any other thread runs; the regions follow the
@@ -211,6 +217,7 @@ impl Engine {
             inline: AtomicBool::new(false),
             exclusions: AtomicBool::new(false),
             starved: AtomicU32::new(0),
+            relief: Relief::new(),
         }
     }
 
@@ -320,8 +327,22 @@ impl Engine {
     pub fn divide_budget(&self) {
         let (Some(run), Some(member)) = (self.run_page(), self.member()) else { return };
         self.budget.set_allowance(run.divide(member, self.budget.used()));
+        self.space.set_pool_limit(self.pool_limit());
+    }
+
+    /// Runs `work`, which makes the pool smaller, with room in the pool for what it moves: a full one
+    /// has none for the new copy of an object beside the old one.
+    pub fn with_room_in_pool<T>(&self, work: impl FnOnce(&VirtualSwap<Arena>) -> T) -> T {
+        let limit = self.pool_limit().max(self.space.usage().pool_memory);
+        self.space.set_pool_limit(limit + ROOM_TO_MOVE);
+        let done = work(&self.space);
+        self.space.set_pool_limit(self.pool_limit());
+        done
+    }
+
+    fn pool_limit(&self) -> usize {
         let has_device = self.pager_fds.swap_file.load(Ordering::Relaxed) >= 0;
-        self.space.set_pool_limit(self.budget.pool_limit(has_device) as usize);
+        self.budget.pool_limit(has_device) as usize
     }
 
     /// Adds to a counter.
@@ -375,6 +396,7 @@ impl Engine {
         self.staging.reset_after_fork();
         self.mailbox.reset_after_fork();
         self.registrar.reset_after_fork();
+        self.relief.reset_after_fork();
         Arena::reset_after_fork();
     }
 }

@@ -21,7 +21,6 @@ use crate::run_page::Counter;
 use crate::signals::{self, Action, SIGBUS};
 use crate::sys::{arch, task};
 
-const WAIT_US: u64 = 50;
 /// Steps of reclaim that a faulting thread makes itself.
 const OWN_STEPS: usize = 64;
 /// The longest wait for others of the run to give way.
@@ -121,7 +120,7 @@ fn resolve(fault: &mut Fault) {
     let thread = task::thread_id();
     rendezvous::pass(thread);
     engine.move_out_ahead(Side::Program, || rendezvous::gather(thread));
-    make_room(engine);
+    make_room(engine, thread);
     fault.ours = loop {
         let served = with_context(engine, |context| {
             let served =
@@ -162,16 +161,18 @@ fn with_context<T>(engine: &Engine, call: impl FnOnce(&mut Context) -> T) -> Opt
 }
 
 /// Reclaims until there is room for a page.
-fn make_room(engine: &Engine) {
+fn make_room(engine: &Engine, thread: u32) {
     if engine.budget.free() >= engine.budget.min_watermark() {
         return;
     }
     let started = task::now_ns();
     for _ in 0..OWN_STEPS {
         engine.count(Counter::DirectReclaim, 1);
+        let gather = || rendezvous::gather(thread);
         let gets_on = engine.wait_for_reclaimer()
-            || with_context(engine, |context| engine.reclaim_step(context, Side::Program))
+            || with_context(engine, |context| engine.reclaim_step(context, Side::Program, gather))
                 == Some(Progress::Some);
+        rendezvous::pass(thread);
         if !gets_on || engine.budget.free() >= engine.budget.min_watermark() {
             break;
         }
@@ -192,7 +193,7 @@ fn wait_for_room(engine: &Engine) {
             break;
         }
         engine.mailbox.ring();
-        task::sleep_us(WAIT_US);
+        engine.relief.wait();
     }
     engine.starved.fetch_sub(1, Ordering::Relaxed);
 }

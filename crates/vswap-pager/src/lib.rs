@@ -9,7 +9,7 @@
 //! |---|---|
 //! | shared with the coordinator | [`config`], [`run_page`], [`wire`] |
 //! | the kernel | [`sys`] |
-//! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`text`] |
+//! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`text`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`], [`swap_file`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`commit`], [`fork`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
@@ -43,6 +43,7 @@ pub mod pressure;
 pub mod reclaim;
 pub mod reclaimer;
 pub mod regions;
+pub mod relief;
 pub mod rendezvous;
 pub mod run_page;
 pub mod shortage;

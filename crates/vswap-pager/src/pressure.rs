@@ -20,7 +20,7 @@ const PATIENT_STEPS: u32 = 64;
 const COMPACTED_AT_ONCE: usize = 1 << 20;
 
 /// Entries that one round of recompression looks at.
-const RECOMPRESSED_AT_ONCE: usize = 4096;
+const RECOMPRESSED_AT_ONCE: usize = 256;
 
 /// The codec of last resort: about twice the ratio of lz4, for data that would not fit otherwise.
 const STRONG: CodecKind = CodecKind::Zstd(3);
@@ -50,7 +50,7 @@ impl Pressure {
     /// there is nothing to gain and others hold the memory: then who waits goes on, over its
     /// share, and the others give way.
     pub fn step(&mut self, engine: &Engine, context: &mut Context) -> bool {
-        let progress = engine.reclaim_step(context, Side::Pager);
+        let progress = engine.reclaim_step(context, Side::Pager, || ());
         if self.gained(engine) {
             self.stuck_since = None;
             return true;
@@ -91,7 +91,8 @@ impl Pressure {
     /// Makes the pool smaller: compaction, then the strong codec over everything once.
     fn squeeze(&mut self, engine: &Engine, context: &mut Context) -> bool {
         let passage = engine.gate.pass();
-        let compacted = engine.space.compact(&mut context.worker, COMPACTED_AT_ONCE);
+        let compacted =
+            engine.with_room_in_pool(|space| space.compact(&mut context.worker, COMPACTED_AT_ONCE));
         drop(passage);
         engine.update_engine_bytes();
         if compacted > 0 {
@@ -99,7 +100,9 @@ impl Pressure {
         }
         let Some(from) = self.recompress_from.take() else { return false };
         let passage = engine.gate.pass();
-        let done = engine.space.recompress(&mut context.worker, from, RECOMPRESSED_AT_ONCE, STRONG);
+        let done = engine.with_room_in_pool(|space| {
+            space.recompress(&mut context.worker, from, RECOMPRESSED_AT_ONCE, STRONG)
+        });
         drop(passage);
         engine.update_engine_bytes();
         self.recompress_from = done.ok().and_then(|done| done.next);

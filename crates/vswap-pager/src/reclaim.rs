@@ -26,7 +26,7 @@ use crate::engine::{Engine, MapsGuard, Side};
 use crate::regions::Region;
 use crate::run_page::Counter;
 use crate::staging::{Bitmap, Tray};
-use crate::sys::{Errno, memory, pagemap, task};
+use crate::sys::{Errno, memory, pagemap};
 use crate::table::{Leaf, PageState};
 use crate::{events, workingset};
 
@@ -35,9 +35,6 @@ const MOVE_RETRIES: usize = 3;
 
 /// Batches that are moved for one fault, at most.
 const BATCHES_AHEAD: usize = 4;
-
-/// The wait of who needs memory while the reclaimer is at work.
-const WAIT_US: u64 = 20;
 
 /// Next page that reclaim looks at.
 static HAND: AtomicUsize = AtomicUsize::new(0);
@@ -67,12 +64,19 @@ pub enum Take {
 
 impl Engine {
     /// One step of reclaim for somebody who needs memory now: empties the oldest tray, fills one
-    /// first if there is none.
-    pub fn reclaim_step(&self, context: &mut Context, side: Side) -> Progress {
+    /// first if there is none. What `gather` gives is held while pages move.
+    pub fn reclaim_step<T>(
+        &self,
+        context: &mut Context,
+        side: Side,
+        gather: impl FnOnce() -> T,
+    ) -> Progress {
         if self.staging.full() > 0 {
             return self.empty_oldest_tray(context);
         }
+        let gathered = gather();
         let moved = self.move_out_batch(Take::Any, side);
+        drop(gathered);
         match self.empty_oldest_tray(context) {
             Progress::None => moved,
             emptied => emptied,
@@ -86,7 +90,7 @@ impl Engine {
             && self.staging.full() == 0
             && !self.mailbox.quiesce();
         if waits {
-            task::sleep_us(WAIT_US);
+            self.relief.wait();
         }
         waits
     }
@@ -352,6 +356,7 @@ impl Engine {
         let _passage = self.gate.pass();
         self.staging.discard(&tray);
         self.budget.add_resident(-(tray.pages.count() as i64));
+        self.relief.give();
         Progress::Some
     }
 
