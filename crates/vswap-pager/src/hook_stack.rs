@@ -29,6 +29,16 @@ static MASKS: [AtomicU64; STACKS as usize] = [const { AtomicU64::new(0) }; STACK
 /// Runs `hook(argument)` on a stack of the engine's, with all signals blocked.
 pub fn run<T>(argument: &mut T, hook: fn(&mut T)) {
     let mask = task::set_signal_mask(task::ALL_SIGNALS);
+    run_on_stack(argument, hook, mask);
+    task::set_signal_mask(mask);
+}
+
+/// The same for a signal handler that runs with all signals blocked already.
+pub fn run_in_handler<T>(argument: &mut T, hook: fn(&mut T)) {
+    run_on_stack(argument, hook, task::ALL_SIGNALS);
+}
+
+fn run_on_stack<T>(argument: &mut T, hook: fn(&mut T), mask: u64) {
     let index = acquire();
     guard(index);
     MASKS[index as usize].store(mask, Ordering::Relaxed);
@@ -39,7 +49,6 @@ pub fn run<T>(argument: &mut T, hook: fn(&mut T)) {
         arch::call_on_stack(top as *mut u8, trampoline::<T>, (&raw mut frame).cast());
     }
     USED.fetch_and(!(1 << index), Ordering::Release);
-    task::set_signal_mask(mask);
 }
 
 struct Frame<'a, T> {

@@ -77,7 +77,7 @@ extern "C" fn on_sigbus(signal: i32, info: *const k::siginfo_t, context: *mut u8
     };
     let mut fault = Fault { page: PageNumber::containing(address as usize), ours: false };
     if code == BUS_ADRERR {
-        hook_stack::run(&mut fault, resolve);
+        hook_stack::run_in_handler(&mut fault, resolve);
     }
     if !fault.ours {
         deliver(code, signal, info, context);
@@ -117,7 +117,7 @@ fn resolve(fault: &mut Fault) {
         return;
     }
     let started = arch::ticks();
-    let thread = task::thread_id();
+    let thread = arch::thread_pointer();
     rendezvous::pass(thread);
     engine.move_out_ahead(Side::Program, || rendezvous::gather(thread));
     make_room(engine, thread);
@@ -161,7 +161,7 @@ fn with_context<T>(engine: &Engine, call: impl FnOnce(&mut Context) -> T) -> Opt
 }
 
 /// Reclaims until there is room for a page.
-fn make_room(engine: &Engine, thread: u32) {
+fn make_room(engine: &Engine, thread: usize) {
     if engine.budget.free() >= engine.budget.min_watermark() {
         return;
     }

@@ -7,16 +7,16 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::sys::task;
+use crate::sys::{arch, task};
 
 /// Threads that are looked for; a program with more of them finds its others awake more often.
 const THREADS: usize = 16;
 
-/// A thread that has not faulted for this long is not waited for.
-const RECENT_NS: u64 = 200_000;
+/// A thread that has not faulted for this long is not waited for: 0.1 to 0.5 ms on x86-64.
+const RECENT_TICKS: u64 = 500_000;
 
-/// The longest wait for the others.
-const PATIENCE_NS: u64 = 40_000;
+/// The longest wait for the others, some 40 µs.
+const SPINS_MAX: usize = 1000;
 
 /// The longest sleep of who was asked to: longer than any move.
 const SLEEP_MS: i64 = 5;
@@ -26,46 +26,48 @@ const CALLED: u32 = 1;
 
 static CALL: AtomicU32 = AtomicU32::new(OPEN);
 static ASLEEP: AtomicU32 = AtomicU32::new(0);
-/// When a thread faulted last, by thread ID.
-static FAULTED_NS: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
+/// When a thread faulted last, in ticks, by thread pointer.
+static FAULTED: [AtomicU64; THREADS] = [const { AtomicU64::new(0) }; THREADS];
 
 /// The others sleep, as far as they came, until this is dropped.
 #[derive(Debug)]
 pub struct Gathering(());
 
 /// Notes that the calling thread faults, and sleeps while another one moves pages.
-pub fn pass(thread: u32) {
-    slot(thread).store(task::now_ns(), Ordering::Relaxed);
+pub fn pass(thread: usize) {
+    slot(thread).store(arch::ticks(), Ordering::Relaxed);
     if CALL.load(Ordering::Relaxed) == CALLED {
         ASLEEP.fetch_add(1, Ordering::AcqRel);
         task::futex_wait(&CALL, CALLED, SLEEP_MS);
         ASLEEP.fetch_sub(1, Ordering::AcqRel);
-        slot(thread).store(task::now_ns(), Ordering::Relaxed);
+        slot(thread).store(arch::ticks(), Ordering::Relaxed);
     }
 }
 
 /// Calls the others; `None` if another thread has, or not all came.
-pub fn gather(thread: u32) -> Option<Gathering> {
+pub fn gather(thread: usize) -> Option<Gathering> {
     CALL.compare_exchange(OPEN, CALLED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
     let gathering = Gathering(());
-    let started = task::now_ns();
+    let now = arch::ticks();
     let own = slot(thread);
-    let expected = FAULTED_NS
+    let expected = FAULTED
         .iter()
         .filter(|faulted| !core::ptr::eq(*faulted, own))
-        .filter(|faulted| started.saturating_sub(faulted.load(Ordering::Relaxed)) < RECENT_NS)
+        .filter(|faulted| now.saturating_sub(faulted.load(Ordering::Relaxed)) < RECENT_TICKS)
         .count();
-    while (ASLEEP.load(Ordering::Acquire) as usize) < expected {
-        if task::now_ns() - started > PATIENCE_NS {
-            return None;
+    for _ in 0..SPINS_MAX {
+        if ASLEEP.load(Ordering::Acquire) as usize >= expected {
+            return Some(gathering);
         }
         core::hint::spin_loop();
     }
-    Some(gathering)
+    None
 }
 
-fn slot(thread: u32) -> &'static AtomicU64 {
-    &FAULTED_NS[thread as usize % THREADS]
+fn slot(thread: usize) -> &'static AtomicU64 {
+    // Thread pointers differ by the size of a stack, mostly.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    &FAULTED[((thread as u64).wrapping_mul(SPREAD) >> 32) as usize % THREADS]
 }
 
 impl Drop for Gathering {
@@ -94,7 +96,7 @@ mod tests {
     fn who_faults_while_another_moves_sleeps_until_it_has() {
         static MOVING: AtomicU32 = AtomicU32::new(0);
         static GATHERED: AtomicU32 = AtomicU32::new(0);
-        let faulter = |thread: u32| {
+        let faulter = |thread: usize| {
             for _ in 0..2_000 {
                 pass(thread);
                 assert_eq!(CALL.load(Ordering::SeqCst) & MOVING.load(Ordering::SeqCst), 0);
