@@ -7,7 +7,11 @@
 //!
 //! The fork runs under the mapping lock with the gate closed, so that no operation is cut in two.
 //! The child registers its memory before it returns to the program; what runs between is the
-//! engine's, on a stack of the engine's.
+//! engine's, on a stack of the engine's. Its parent waits until the child has a pager
+//! ([`child_report`](crate::child_report)). Where there is no room for one the child ends and the fork
+//! fails: its swapped-out pages could not be served, and in memory they could exceed the budget. Where
+//! one is not permitted (the program has given up its privileges) no later fork could do better, so
+//! the child gets all its pages and runs unmanaged.
 
 use core::mem;
 use core::sync::atomic::Ordering;
@@ -16,12 +20,14 @@ use linux_raw_sys::general as k;
 use vswap_core::page::Page;
 
 use crate::address::{PageNumber, PageRange};
+use crate::child_report::ChildReport;
 use crate::engine::{Engine, PagingFds, Phase};
 use crate::events::{self, FAULTS};
 use crate::mapping::{self, Call};
+use crate::pager::StartError;
 use crate::run_page::Counter;
 use crate::swap_file::SWAP_FILE;
-use crate::sys::{fd::Fd, memory, task};
+use crate::sys::{fd::Fd, memory, result, task};
 use crate::table::PageState;
 use crate::{hook_stack, link, pager, rendezvous, signals, start};
 
@@ -49,7 +55,11 @@ pub fn fork(engine: &Engine, call: Call) -> isize {
 }
 
 fn fork_active(engine: &Engine, call: Call) -> isize {
-    let mut maps = engine.lock_maps();
+    let report = match ChildReport::new() {
+        Ok(report) => report,
+        Err(error) => return error.as_value(),
+    };
+    let maps = engine.lock_maps();
     let closed = engine.gate.close();
     SWAP_FILE.seal();
     let regions = engine.regions(&closed);
@@ -64,13 +74,20 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
         // The guards were taken by the parent's thread; in the child the locks are made anew.
         mem::forget(closed);
         mem::forget(maps);
-        become_child(engine);
+        become_child(engine, &report);
         return value;
     }
     inherited.for_each(|region| mapping::dont_fork(region.range));
-    engine.count(Counter::Forks, u64::from(value > 0));
+    // The child may take a while; the program's other threads need not wait for it.
     drop(closed);
-    let _ = &mut maps;
+    drop(maps);
+    let Ok(child) = result(value) else { return value };
+    if let Err(error) = report.wait(child as u32) {
+        task::reap(child as u32);
+        task::take_sigchld(child as u32);
+        return error.as_value();
+    }
+    engine.count(Counter::Forks, 1);
     value
 }
 
@@ -105,11 +122,17 @@ fn reset(engine: &Engine) {
     }
 }
 
-fn become_child(engine: &Engine) {
+fn become_child(engine: &Engine, report: &ChildReport) {
     reset(engine);
     forget_what_stayed(engine);
-    if let Err(error) = pager::start(engine) {
-        // Without a pager the child can only have everything in memory.
+    let started = pager::start(engine);
+    let no_room = started.err().and_then(StartError::of_fork);
+    report.give(no_room);
+    if no_room.is_some() {
+        // Nothing of the program has run here, so nothing of it is to be ended.
+        task::exit_process(0);
+    }
+    if let Err(error) = started {
         bring_everything_back(engine);
         engine.set_phase(Phase::Off);
         pager::say_not_started(engine, error);

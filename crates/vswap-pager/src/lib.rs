@@ -12,7 +12,7 @@
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`text`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`], [`swap_file`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
-//! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`commit`], [`fork`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
+//! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
 
 pub mod address;
@@ -20,6 +20,7 @@ pub mod arena;
 pub mod batch;
 pub mod budget;
 pub mod chaos;
+pub mod child_report;
 pub mod commit;
 pub mod config;
 pub mod context;

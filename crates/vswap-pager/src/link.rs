@@ -12,12 +12,12 @@ use crate::wire;
 
 const SIGKILL: u32 = 9;
 
-/// Joins the run: hands over the userfaultfd, gets the shared memory and the swap file. Without a
+/// Joins the run: hands over the userfaultfd, if there is one, gets the shared memory and the swap file. Without a
 /// coordinator the member has the whole budget to itself.
 ///
 /// # Errors
 /// Only if there is no memory for a run page of its own.
-pub fn join(engine: &Engine, uffd: i32) -> Result<Joined, Errno> {
+pub fn join(engine: &Engine, uffd: Option<i32>) -> Result<Joined, Errno> {
     let socket = engine.config().and_then(|config| match config.socket.as_str() {
         "" => None,
         name => socket::connect(name).ok(),
@@ -42,14 +42,14 @@ pub struct Joined {
     pub swap_file: Option<Fd>,
 }
 
-fn introduce(engine: &Engine, socket: Fd, uffd: i32) -> Option<Joined> {
+fn introduce(engine: &Engine, socket: Fd, uffd: Option<i32>) -> Option<Joined> {
     let mut name = [0; 16];
     if let Ok(comm) = fd::open(c"/proc/self/comm", linux_raw_sys::general::O_RDONLY) {
         let len = fd::read(comm.raw(), &mut name).unwrap_or(0);
         name[len.saturating_sub(1)..].fill(0);
     }
     let hello = wire::Hello { pid: task::process_id(), name };
-    socket::send(socket.raw(), &hello.to_bytes(), Some(uffd)).ok()?;
+    socket::send(socket.raw(), &hello.to_bytes(), uffd).ok()?;
     let mut packet = [0; wire::PACKET_MAX];
     let (len, [run_page, swap_file]) = socket::receive(socket.raw(), &mut packet).ok()?;
     let welcome = wire::Welcome::from_bytes(&packet[..len])?;

@@ -59,13 +59,33 @@ pub enum StartError {
     Process(Errno),
 }
 
-/// Set by the pager when it is ready; waited for by who started it.
-static READY: AtomicU32 = AtomicU32::new(0);
+impl StartError {
+    /// What fork(2) says of it, if something has run out. What is not permitted is no error that
+    /// fork knows, and does not pass.
+    pub fn of_fork(self) -> Option<Errno> {
+        match self {
+            Self::Process(_) => Some(Errno::EAGAIN),
+            Self::Memory(_) => Some(Errno::ENOMEM),
+            Self::Userfaultfd(error) | Self::Proc(error) => match error {
+                Errno::EMFILE | Errno::ENFILE => Some(Errno::EAGAIN),
+                Errno::ENOMEM => Some(Errno::ENOMEM),
+                _ => None,
+            },
+            Self::Move => None,
+        }
+    }
+}
+
+/// How far the pager has come; waited for by who started it.
+static PROGRESS: AtomicU32 = AtomicU32::new(STARTING);
+const STARTING: u32 = 0;
+const READY: u32 = 1;
+const FAILED: u32 = 2;
 
 /// Says why memory is not paged.
 pub fn say_not_started(engine: &Engine, error: StartError) {
     // There is no pager to hold a connection, so one is made for the line.
-    if let Ok(joined) = link::join(engine, -1) {
+    if let Ok(joined) = link::join(engine, None) {
         if let Some(coordinator) = &joined.coordinator {
             engine.fds.coordinator.store(coordinator.raw(), Ordering::Relaxed);
             let pid = task::process_id();
@@ -94,21 +114,10 @@ pub fn start(engine: &Engine) -> Result<(), StartError> {
     engine.program.store(task::process_id(), Ordering::Relaxed);
     let refused = take_sigbus(engine);
     let opened = open_all(engine)?;
-    engine.staging.open(&opened.staging).map_err(StartError::Memory)?;
     publish(engine, &opened);
-    if opened.joined.swap_file.is_some() && SWAP_FILE.begin() {
-        // A space without room for one more backing goes on without it.
-        let _ = engine.space.add_backing(&SWAP_FILE);
-    }
-    engine.divide_budget();
-    counters::start(engine);
-    READY.store(0, Ordering::Release);
-    engine.pager.store(0, Ordering::Release);
-    let parent = start_task(PROCESS_FLAGS, parent_main, 0).map_err(StartError::Process)?;
-    task::reap(parent);
-    let pager = engine.pager.load(Ordering::Acquire);
-    if pager == 0 {
-        return Err(StartError::Process(Errno::EAGAIN));
+    if let Err(error) = start_with(engine, &opened) {
+        link::say_bye(engine);
+        return Err(error);
     }
     if let Err(refused) = refused {
         let pid = task::process_id();
@@ -117,14 +126,37 @@ pub fn start(engine: &Engine) -> Result<(), StartError> {
             format_args!("no inline faults in process {pid}: {refused}; its faults are handed off"),
         );
     }
-    keep_all(engine, &opened)?;
-    while READY.load(Ordering::Acquire) == 0 {
-        task::futex_wait(&READY, 0, 100);
+    Ok(())
+}
+
+fn start_with(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
+    engine.staging.open(&opened.staging).map_err(StartError::Memory)?;
+    if opened.joined.swap_file.is_some() && SWAP_FILE.begin() {
+        // A space without room for one more backing goes on without it.
+        let _ = engine.space.add_backing(&SWAP_FILE);
+    }
+    engine.divide_budget();
+    counters::start(engine);
+    PROGRESS.store(STARTING, Ordering::Release);
+    engine.pager.store(0, Ordering::Release);
+    let parent = start_task(PROCESS_FLAGS, parent_main, 0).map_err(StartError::Process)?;
+    task::reap(parent);
+    let pager = engine.pager.load(Ordering::Acquire);
+    if pager == 0 {
+        return Err(StartError::Process(Errno::EAGAIN));
+    }
+    keep_all(engine, opened)?;
+    loop {
+        match PROGRESS.load(Ordering::Acquire) {
+            READY => return Ok(()),
+            FAILED => return Err(StartError::Process(Errno::EAGAIN)),
+            _ => task::futex_wait(&PROGRESS, STARTING, 100),
+        }
+        // It can be killed.
         if task::pidfd(pager).is_err() {
             return Err(StartError::Process(Errno::ESRCH));
         }
     }
-    Ok(())
 }
 
 /// Takes over SIGBUS if the run asks for inline faults; without it, faults are handed off.
@@ -148,14 +180,14 @@ fn open_all(engine: &Engine) -> Result<Opened, StartError> {
         Errno::EINVAL => StartError::Move,
         error => StartError::Userfaultfd(error),
     })?;
-    let joined = link::join(engine, opened.raw()).map_err(StartError::Memory)?;
     Ok(Opened {
         staging: Uffd::open(uffd::FEATURE_MOVE).map_err(StartError::Userfaultfd)?,
         pagemap: fd::open(c"/proc/self/pagemap", k::O_RDONLY).map_err(StartError::Proc)?,
         statm: fd::open(c"/proc/self/statm", k::O_RDONLY).map_err(StartError::Proc)?,
         program: task::pidfd(task::process_id()).map_err(StartError::Process)?,
+        // Last: a connection that is dropped without a goodbye is the death of a pager.
+        joined: link::join(engine, Some(opened.raw())).map_err(StartError::Memory)?,
         uffd: opened,
-        joined,
     })
 }
 
@@ -233,6 +265,13 @@ pub fn become_pager(engine: &Engine) -> Result<(), Errno> {
     // are not for the pager.
     unsafe { crate::syscall!(k::__NR_setsid) };
     task::set_name(c"vswap-pager");
+    let started = start_threads();
+    PROGRESS.store(if started.is_ok() { READY } else { FAILED }, Ordering::Release);
+    task::futex_wake(&PROGRESS, 1);
+    started
+}
+
+fn start_threads() -> Result<(), Errno> {
     let flags = (k::CLONE_VM
         | k::CLONE_FS
         | k::CLONE_FILES
@@ -246,8 +285,6 @@ pub fn become_pager(engine: &Engine) -> Result<(), Errno> {
     for index in 0..handler::count().min(THREADS_MAX) {
         start_task(flags, handler::main, index)?;
     }
-    READY.store(1, Ordering::Release);
-    task::futex_wake(&READY, 1);
     Ok(())
 }
 

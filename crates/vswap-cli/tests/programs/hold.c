@@ -168,8 +168,8 @@ static void tight_limits(void)
 }
 
 /*
- * Raises RLIMIT_NPROC one by one, past the point where a child fits and its pager does not. A fork
- * either fails with EAGAIN or gives a child that sees its memory.
+ * Raises RLIMIT_NPROC one by one, as a user that may not have a userfaultfd. A fork either fails with
+ * EAGAIN or gives a child that sees its memory.
  */
 static void few_processes(void)
 {
@@ -191,6 +191,90 @@ static void few_processes(void)
 		REQUIRE(waitpid(child, &status, 0) == child && status == 0);
 		madvise(data, pages * PAGE, MADV_PAGEOUT);
 	}
+}
+
+static void set_room(uint64_t tasks)
+{
+	char path[256], number[32];
+	snprintf(path, sizeof path, "%s", getenv("PIDS_MAX"));
+	char *name = strrchr(path, '/') + 1;
+	strcpy(name, "pids.current");
+	FILE *file = fopen(path, "r");
+	REQUIRE(file != NULL && fgets(number, sizeof number, file) != NULL && fclose(file) == 0);
+	strcpy(name, "pids.max");
+	file = fopen(path, "w");
+	REQUIRE(file != NULL && fprintf(file, "%lu", strtoul(number, NULL, 0) + tasks) > 0);
+	REQUIRE(fclose(file) == 0);
+}
+
+static bool sigchld_is_pending(void)
+{
+	sigset_t pending;
+	REQUIRE(sigpending(&pending) == 0);
+	return sigismember(&pending, SIGCHLD) == 1;
+}
+
+/* A fork that fails leaves no trace, of those that are refused by the kernel and of the others. */
+static bool fork_at_a_limit(uint64_t room)
+{
+	int status, died = children_died;
+	set_room(room);
+	pid_t child = fork();
+	if (child == 0) {
+		check_range(data, 0, pages, 1, "child at a limit");
+		_exit(0);
+	}
+	if (child > 0) {
+		REQUIRE(waitpid(child, &status, 0) == child && status == 0);
+	} else {
+		REQUIRE(errno == EAGAIN);
+		REQUIRE(children_died == died && !sigchld_is_pending());
+		require_no_child();
+		check_range(data, 0, pages, 1, "after a fork that failed");
+	}
+	madvise(data, pages * PAGE, MADV_PAGEOUT);
+	return child > 0;
+}
+
+/* Its end is told while a fork fails, and told once. */
+static void keep_the_signal_of_another_child(void)
+{
+	sigset_t set;
+	siginfo_t info;
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	REQUIRE(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
+	set_room(64);
+	pid_t child = fork();
+	if (child == 0)
+		_exit(7);
+	while (waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) != 0)
+		REQUIRE(errno == EINTR);
+	REQUIRE(sigchld_is_pending());
+	set_room(1);
+	REQUIRE(fork() == -1 && errno == EAGAIN);
+	REQUIRE(sigwaitinfo(&set, &info) == SIGCHLD);
+	REQUIRE(info.si_pid == child && info.si_code == CLD_EXITED && info.si_status == 7);
+	REQUIRE(!sigchld_is_pending());
+	REQUIRE(waitpid(child, NULL, 0) == child);
+	REQUIRE(sigprocmask(SIG_UNBLOCK, &set, NULL) == 0);
+}
+
+/* Raises the limit of a cgroup one by one, past the point where a child fits and its pager does not. */
+static void few_tasks(void)
+{
+	uint64_t room = 0;
+	REQUIRE(signal(SIGCHLD, on_child) != SIG_ERR);
+	while (!fork_at_a_limit(room))
+		room++;
+	keep_the_signal_of_another_child();
+	/* Children that nobody waits for leave no zombies, those that fail included. */
+	REQUIRE(signal(SIGCHLD, SIG_IGN) != SIG_ERR);
+	set_room(1);
+	REQUIRE(fork() == -1 && errno == EAGAIN);
+	require_no_child();
+	set_room(64);
+	say("refused %lu", room);
 }
 
 static void close_stdout(void)
@@ -232,8 +316,9 @@ static const struct {
 	ACTION(none),		    ACTION(close_everything), ACTION(become_nobody),
 	ACTION(new_user_namespace), ACTION(new_namespaces),   ACTION(new_pid_namespace),
 	ACTION(wait_for_children),  ACTION(close_pipes),      ACTION(tight_limits),
-	ACTION(few_processes),	    ACTION(close_stdout),     ACTION(die_by_segv),
-	ACTION(die_by_abort),	    ACTION(die_by_bus_error), ACTION(exit_with_42),
+	ACTION(few_processes),	    ACTION(few_tasks),	      ACTION(close_stdout),
+	ACTION(die_by_segv),	    ACTION(die_by_abort),     ACTION(die_by_bus_error),
+	ACTION(exit_with_42),
 };
 
 int main(int argc, char **argv)

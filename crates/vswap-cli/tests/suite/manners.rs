@@ -8,6 +8,7 @@ mod traced;
 
 use std::time::Duration;
 
+use crate::support::cgroup::Cgroup;
 use crate::support::job::Running;
 use crate::support::{Job, Outcome, Vswap, is_root, processes, skipped};
 
@@ -93,10 +94,56 @@ fn the_first_process_of_a_namespace_is_paged_right() {
     survives_as_root("the_first_process_of_a_namespace", "new_pid_namespace");
 }
 
-/// Where a child fits below RLIMIT_NPROC and its pager does not.
+/// With its privileges a program gives up the right to a userfaultfd, so its children have no pager,
+/// whatever room there is.
 #[test]
-fn a_fork_without_room_for_a_pager_fails_or_is_right() {
-    survives_as_root("a_fork_without_room_for_a_pager", "few_processes");
+fn a_fork_without_the_right_to_a_pager_fails_or_is_right() {
+    survives_as_root("a_fork_without_the_right_to_a_pager", "few_processes");
+}
+
+/// Where a child fits into a cgroup and its pager does not: EAGAIN, and nothing of a child is left.
+#[test]
+fn a_fork_without_room_for_a_pager_fails() {
+    let cgroup = match Cgroup::with_tasks(1000) {
+        Ok(cgroup) => cgroup,
+        Err(reason) => return skipped("a_fork_without_room_for_a_pager_fails", &reason),
+    };
+    let limit = cgroup.pids_max();
+    for vswap in [Vswap::ram(BUDGET), Vswap::ram(BUDGET).inline()] {
+        let job = hold("few_tasks").env("PIDS_MAX", limit.to_str().expect("a path of ours"));
+        let mut running = job.in_cgroup(&cgroup).start_under(&vswap);
+        let refused: u32 = running.wait_for("refused ").parse().expect("a number");
+        // The child's own place is the first of them.
+        assert!(refused >= 4, "{refused} forks were refused");
+        running.wait_for("ready ");
+        running.send("go");
+        let paged = running.finish();
+        assert_verified(&paged);
+        paged.stats().assert_swapped();
+    }
+}
+
+/// At its start a program without room for a pager goes on, and is told so, whichever of the pager's
+/// tasks it is that does not fit.
+#[test]
+fn a_program_without_room_for_a_pager_runs_unmanaged() {
+    let job = Job::c("fill", &["40", "1", "4"]);
+    let plain = job.plain();
+    let mut unmanaged = 0;
+    for tasks in 2..8 {
+        let cgroup = match Cgroup::with_tasks(tasks) {
+            Ok(cgroup) => cgroup,
+            Err(reason) => return skipped("a_program_without_room_for_a_pager", &reason),
+        };
+        let paged = job.clone().in_cgroup(&cgroup).under(&Vswap::ram("64M"));
+        assert!(paged.status.success() && paged.stdout == plain.stdout, "{}", paged.describe());
+        let lines: Vec<_> = paged.stderr.lines().collect();
+        unmanaged += lines.len();
+        let told = lines.iter().all(|line| line.contains("runs unmanaged"));
+        assert!(told && lines.len() <= 1, "{}", paged.describe());
+    }
+    // Room for none to three of its four tasks; the process that makes it may still count as one.
+    assert!((4..=5).contains(&unmanaged), "{unmanaged} runs had no pager");
 }
 
 /// A privileged process in the memory of an unprivileged one would be a way up.

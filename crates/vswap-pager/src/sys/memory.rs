@@ -21,6 +21,17 @@ pub fn map_anonymous(len: usize, prot: u32) -> Result<NonNull<u8>, Errno> {
     NonNull::new(address as *mut u8).ok_or(Errno::ENOMEM)
 }
 
+/// Maps memory that children of a fork share.
+///
+/// # Errors
+/// As mmap(2).
+pub fn map_shared_anonymous(len: usize) -> Result<NonNull<u8>, Errno> {
+    let flags = k::MAP_SHARED | k::MAP_ANONYMOUS;
+    // SAFETY: the kernel chooses the place, so no existing mapping changes.
+    let address = result(unsafe { syscall!(k::__NR_mmap, 0, len, READ_WRITE, flags, -1isize, 0) })?;
+    NonNull::new(address as *mut u8).ok_or(Errno::ENOMEM)
+}
+
 /// Maps `len` bytes of a file, shared.
 ///
 /// # Errors

@@ -31,7 +31,14 @@ macro_rules! errno_names {
     };
 }
 
-errno_names!(EPERM ENOENT ESRCH EINTR EIO EBADF EAGAIN ENOMEM EFAULT EBUSY EEXIST ENODEV EINVAL ENOSPC ENOSYS);
+errno_names!(EPERM ENOENT ESRCH EINTR EIO EBADF EAGAIN ENOMEM EFAULT EBUSY EEXIST ENODEV EINVAL ENFILE EMFILE ENOSPC ENOSYS);
+
+impl Errno {
+    /// As a system call returns it.
+    pub fn as_value(self) -> isize {
+        -(self.0 as isize)
+    }
+}
 
 /// Largest error number that a system call can return, negated.
 const ERRNO_MAX: isize = 4095;

@@ -26,8 +26,8 @@ pub fn futex_wait(word: &AtomicU32, expected: u32, timeout_ms: i64) {
     futex_wait_with(word, expected, timeout_ms, k::FUTEX_WAIT | k::FUTEX_PRIVATE_FLAG);
 }
 
-/// As [`futex_wait`], for words that the kernel wakes itself (clear_child_tid), which it does on
-/// the shared key.
+/// As [`futex_wait`], for words that other processes map, or that the kernel wakes itself
+/// (clear_child_tid), which it does on the shared key.
 pub fn futex_wait_shared(word: &AtomicU32, expected: u32, timeout_ms: i64) {
     futex_wait_with(word, expected, timeout_ms, k::FUTEX_WAIT);
 }
@@ -44,7 +44,15 @@ fn futex_wait_with(word: &AtomicU32, expected: u32, timeout_ms: i64, operation: 
 
 /// Wakes up to `count` waiters of `word`.
 pub fn futex_wake(word: &AtomicU32, count: u32) {
-    let operation = k::FUTEX_WAKE | k::FUTEX_PRIVATE_FLAG;
+    futex_wake_with(word, count, k::FUTEX_WAKE | k::FUTEX_PRIVATE_FLAG);
+}
+
+/// As [`futex_wake`], for waiters of other processes that map the word.
+pub fn futex_wake_shared(word: &AtomicU32, count: u32) {
+    futex_wake_with(word, count, k::FUTEX_WAKE);
+}
+
+fn futex_wake_with(word: &AtomicU32, count: u32, operation: u32) {
     // SAFETY: the word is only used as an address.
     unsafe { syscall!(k::__NR_futex, word.as_ptr(), operation, count) };
 }
@@ -102,10 +110,58 @@ pub fn exit_process(code: i32) -> ! {
     }
 }
 
-/// Waits for a child without an exit signal to end.
+/// Waits for a child to end, whatever its exit signal.
 pub fn reap(child: u32) {
     // SAFETY: no memory is passed.
     while result(unsafe { syscall!(k::__NR_wait4, child, 0, k::__WALL, 0) }) == Err(Errno::EINTR) {}
+}
+
+/// Whether a process that was made as a child of the caller has ended. It can be waited for as
+/// before.
+pub fn has_ended(child: u32) -> bool {
+    let mut info = [0u32; SIGINFO_WORDS];
+    let options = k::WEXITED | k::WNOHANG | k::WNOWAIT | k::__WALL;
+    // SAFETY: the words live across the call and are as large as the kernel's siginfo.
+    let found = unsafe { syscall!(k::__NR_waitid, k::P_PID, child, info.as_mut_ptr(), options, 0) };
+    match result(found) {
+        Ok(_) => info[0] != 0,
+        // Reaped by somebody else, or (CLONE_PARENT) somebody else's from the start.
+        // SAFETY: no memory is passed, and signal 0 is none.
+        Err(_) => result(unsafe { syscall!(k::__NR_kill, child, 0) }) == Err(Errno::ESRCH),
+    }
+}
+
+/// A siginfo_t as words: signal, errno, code, padding, then what depends on the signal.
+const SIGINFO_WORDS: usize = 32;
+
+/// Takes back the SIGCHLD of a child that was reaped, from a process whose callers block it. Those
+/// of other children are left: one may stand for several, and is given back then.
+pub fn take_sigchld(child: u32) {
+    const SIGNAL: usize = 0;
+    const PID: usize = 4;
+    let set = 1u64 << (k::SIGCHLD - 1);
+    let mut info = [0u32; SIGINFO_WORDS];
+    let at_once = k::__kernel_timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: set, words and timespec live across the call; 8 is the size of the kernel's mask.
+    let taken = result(unsafe {
+        syscall!(k::__NR_rt_sigtimedwait, &raw const set, info.as_mut_ptr(), &raw const at_once, 8)
+    });
+    if taken.is_err() {
+        return;
+    }
+    if info[PID] == child {
+        // The kernel queues one SIGCHLD: another child that ended meanwhile has sent none.
+        let options = k::WEXITED | k::WSTOPPED | k::WCONTINUED | k::WNOHANG | k::WNOWAIT;
+        info = [0; SIGINFO_WORDS];
+        // SAFETY: as in `has_ended`.
+        unsafe { syscall!(k::__NR_waitid, k::P_ALL, 0, info.as_mut_ptr(), options, 0) };
+    }
+    if info[SIGNAL] != 0 {
+        // SAFETY: the words live across the call.
+        unsafe {
+            syscall!(k::__NR_rt_sigqueueinfo, process_id(), k::SIGCHLD, info.as_ptr());
+        }
+    }
 }
 
 /// Sends a signal to a process.

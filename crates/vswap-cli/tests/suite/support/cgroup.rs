@@ -1,4 +1,5 @@
-//! A memory cgroup with a hard limit, version 1 or 2, removed when it goes out of scope.
+//! A cgroup with a hard limit, of memory or of tasks, version 1 or 2, removed when it goes out of
+//! scope.
 
 use std::fs;
 use std::io;
@@ -18,29 +19,40 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes a cgroup with this limit and no kernel swap, or says why it cannot be had.
     pub fn with_limit(bytes: u64) -> Result<Self, String> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let (parent, version) = Self::hierarchy()?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("vswap-suite-{}-{number}", std::process::id()));
-        fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let cgroup = Self { path, version };
+        let cgroup = Self::make("memory")?;
         cgroup.set_limit(bytes).map_err(|error| format!("memory limit: {error}"))?;
         Ok(cgroup)
     }
 
-    fn hierarchy() -> Result<(PathBuf, u8), String> {
-        let v1 = Path::new("/sys/fs/cgroup/memory");
-        if v1.join("memory.limit_in_bytes").exists() || v1.join("memory.stat").exists() {
-            return Ok((v1.to_owned(), 1));
-        }
+    /// Makes a cgroup for so many tasks, or says why it cannot be had.
+    pub fn with_tasks(max: u64) -> Result<Self, String> {
+        let cgroup = Self::make("pids")?;
+        fs::write(cgroup.pids_max(), max.to_string()).map_err(|error| format!("pids: {error}"))?;
+        Ok(cgroup)
+    }
+
+    fn make(controller: &str) -> Result<Self, String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (parent, version) = Self::hierarchy(controller)?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = parent.join(format!("vswap-suite-{}-{number}", std::process::id()));
+        fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self { path, version })
+    }
+
+    fn hierarchy(controller: &str) -> Result<(PathBuf, u8), String> {
         let v2 = Path::new("/sys/fs/cgroup");
         let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
-        if !controllers.split_whitespace().any(|name| name == "memory") {
-            return Err("no memory controller at /sys/fs/cgroup".to_owned());
+        let v1 = v2.join(controller);
+        if controllers.is_empty() && v1.join("cgroup.procs").exists() {
+            return Ok((v1, 1));
+        }
+        if !controllers.split_whitespace().any(|name| name == controller) {
+            return Err(format!("no {controller} controller at /sys/fs/cgroup"));
         }
         // Left on: other cgroups may have come to depend on it meanwhile.
-        fs::write(v2.join("cgroup.subtree_control"), "+memory")
-            .map_err(|error| format!("enabling the memory controller: {error}"))?;
+        fs::write(v2.join("cgroup.subtree_control"), format!("+{controller}"))
+            .map_err(|error| format!("enabling the {controller} controller: {error}"))?;
         Ok((v2.to_owned(), 2))
     }
 
@@ -61,6 +73,11 @@ impl Cgroup {
     /// The file that processes are added through.
     pub fn procs(&self) -> PathBuf {
         self.path.join("cgroup.procs")
+    }
+
+    /// The file that holds the limit of tasks; the number of them is beside it.
+    pub fn pids_max(&self) -> PathBuf {
+        self.path.join("pids.max")
     }
 
     /// How often the kernel's OOM killer acted here.
