@@ -14,6 +14,8 @@ use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::context::{Context, WINDOW_MAX};
 use crate::engine::Engine;
 use crate::link;
+use crate::mailbox::Request;
+use crate::pager;
 use crate::run_page::Counter;
 use crate::sys::Errno;
 use crate::sys::uffd::Uffd;
@@ -238,7 +240,12 @@ impl Window<'_, '_> {
         }
         self.leaf.set(page.offset_in_leaf(), PageState::Poisoned);
         self.engine.count(Counter::Poisoned, 1);
-        link::say_lost_page(self.engine, page.address());
+        if pager::is_caller(self.engine) {
+            link::say_lost_page(self.engine, page.address());
+        } else {
+            let lost = PageRange { start: page, end: PageNumber(page.0 + 1) };
+            self.engine.registrar.ask(Request::Lost, lost);
+        }
         Served::Done
     }
 }

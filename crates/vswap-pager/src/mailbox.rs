@@ -20,6 +20,8 @@ pub enum Request {
     Unregister = 4,
     /// End the program: without its userfaultfd it cannot resolve its own faults.
     Stranded = 5,
+    /// Tell the user that a page is lost.
+    Lost = 6,
 }
 
 const DONE: u32 = 0;
@@ -142,6 +144,7 @@ impl Mailbox {
             3 => Request::Register,
             4 => Request::Unregister,
             5 => Request::Stranded,
+            6 => Request::Lost,
             _ => return None,
         };
         let start = PageNumber(self.start.load(Ordering::Relaxed));

@@ -8,7 +8,9 @@
 //!   publishes;
 //! - *handlers*, which serve faults;
 //! - the *reclaimer*, which keeps memory free ahead of need;
-//! - the *registrar*, which registers memory for a program that has closed its userfaultfd.
+//! - the *registrar*, which takes no lock and does what a thread of the program that holds some needs
+//!   a descriptor of the pager for: it registers memory for a program that has closed its userfaultfd,
+//!   and speaks for threads that resolve faults themselves.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -81,6 +83,11 @@ static PROGRESS: AtomicU32 = AtomicU32::new(STARTING);
 const STARTING: u32 = 0;
 const READY: u32 = 1;
 const FAILED: u32 = 2;
+
+/// Whether the caller is a thread of the pager: descriptors have other numbers in the program.
+pub fn is_caller(engine: &Engine) -> bool {
+    task::process_id() == engine.pager.load(Ordering::Relaxed)
+}
 
 /// Says why memory is not paged.
 pub fn say_not_started(engine: &Engine, error: StartError) {
@@ -320,14 +327,19 @@ extern "C" fn registrar_main(_argument: usize) -> ! {
         match engine.registrar.waiting() {
             Some((request, range)) => {
                 let (start, len) = (range.address(), range.bytes());
-                // What cannot be registered stays unmanaged.
-                let _ = engine.with_uffd(Side::Pager, |uffd| match request {
-                    Request::Register => uffd.register(start, len),
+                match request {
+                    Request::Lost => link::say_lost_page(engine, start),
                     Request::Stranded => {
                         link::die(engine, "it closed the descriptor that inline faults need")
                     }
-                    _ => uffd.unregister(start, len),
-                });
+                    // What cannot be registered stays unmanaged.
+                    Request::Register => {
+                        let _ = engine.with_uffd(Side::Pager, |uffd| uffd.register(start, len));
+                    }
+                    _ => {
+                        let _ = engine.with_uffd(Side::Pager, |uffd| uffd.unregister(start, len));
+                    }
+                }
                 engine.registrar.done();
             }
             None => engine.registrar.sleep(bell, -1),

@@ -245,7 +245,7 @@ fn adopt(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange, prot: u32)
 }
 
 fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: u32) {
-    let registered = if on_pager_thread(engine) {
+    let registered = if pager::is_caller(engine) {
         engine.with_uffd(Side::Pager, |uffd| uffd.register(part.address(), part.bytes()))
     } else {
         engine.with_uffd(Side::Program, |uffd| uffd.register(part.address(), part.bytes()))
@@ -261,10 +261,6 @@ fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: 
         return;
     }
     note_present(engine, part);
-}
-
-fn on_pager_thread(engine: &Engine) -> bool {
-    crate::sys::task::process_id() == engine.pager.load(Ordering::Relaxed)
 }
 
 /// Marks the pages of a range that are in memory as resident.

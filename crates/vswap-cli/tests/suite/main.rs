@@ -6,6 +6,7 @@
 //! - [`memory`]: our own C programs, which verify memory after every kind of mapping change;
 //! - [`differential`]: random mapping operations against a model;
 //! - [`syscalls`]: the kernel reading and writing pages that are swapped out;
+//! - [`poison`]: pages that cannot be restored;
 //! - [`manners`]: what a program can notice of the pager, which is nothing, and how both end;
 //! - [`budget`]: `--ram` holds, seen from outside;
 //! - [`cgroup`]: hard memory limits, and data that does not fit;
@@ -27,6 +28,7 @@ mod inline;
 mod manners;
 mod memory;
 mod overhead;
+mod poison;
 mod statistics;
 mod support;
 mod syscalls;
