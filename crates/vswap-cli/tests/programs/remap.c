@@ -349,6 +349,36 @@ static void lock(void)
 	release(r, N);
 }
 
+/*
+ * The kernel refuses to drop locked memory when it comes to it: what lies before is dropped by then,
+ * the rest stays, swapped out or not.
+ */
+static void drop_locked(int advice)
+{
+	char *r = region(N);
+	REQUIRE(mlock(at(r, 16), 64 * PAGE) == 0);
+	evict(at(r, 80), 48);
+	REQUIRE(do_madvise(at(r, 64), 64, advice) == -1 && errno == EINVAL);
+	sum += check_range(r, 0, N, seed, "refused from its first page on");
+	evict(at(r, 80), 48);
+	REQUIRE(do_madvise(r, 128, advice) == -1 && errno == EINVAL);
+	for (uint64_t i = 0; i < 16; i++)
+		if (advice == MADV_DONTNEED || *(volatile uint64_t *)at(r, i) == 0)
+			check_page(at(r, i), 0, "before what is locked");
+		else
+			check_page(at(r, i), key_of(seed, i), "before what is locked");
+	sum += check_range(at(r, 16), 16, N - 16, seed, "refused from where it is locked on");
+	REQUIRE(munlock(at(r, 16), 64 * PAGE) == 0);
+	verify(at(r, 16), 16, N - 16, "no longer locked");
+	release(r, N);
+}
+
+static void lock_and_drop(void)
+{
+	drop_locked(MADV_DONTNEED);
+	drop_locked(MADV_FREE);
+}
+
 static void huge_pages(void)
 {
 	char *space = reserve(3 * 512);
@@ -445,6 +475,7 @@ static const struct {
 	CASE(protect_read_only),
 	CASE(protect_and_move_pieces),
 	CASE(lock),
+	CASE(lock_and_drop),
 	CASE(huge_pages),
 	CASE(populate),
 	CASE(reserve_and_commit),
@@ -463,7 +494,7 @@ int main(int argc, char **argv)
 
 	bool nosys = argc > 3 && strcmp(argv[3], "nosys") == 0;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-		if (nosys && cases[i].run == lock)
+		if (nosys && (cases[i].run == lock || cases[i].run == lock_and_drop))
 			continue;
 		for (int raw = 0; raw < 2; raw++)
 			for (state = FILLED; state < STATES; state++) {

@@ -92,3 +92,13 @@ fn mappings_behind_the_data_of_objects_are_paged() {
 fn control_blocks_stay_whoever_takes_over() {
     quarter_and_chaos(&Job::c("tcb", &["96"]), "24M");
 }
+
+/// What is brought back for good is brought back whole, also while events are pending for which the
+/// kernel refuses to fill pages.
+#[test]
+fn memory_that_stops_being_paged_keeps_its_content() {
+    let job = Job::c("exclude", &["100"]);
+    let plain = job.plain();
+    job.compare_with(&plain, &Vswap::ram("32M"));
+    job.compare_with(&plain, &Vswap::ram("32M").chaos(1));
+}
