@@ -11,10 +11,11 @@ use vswap_core::page::PAGE_SIZE;
 
 const MIB: u64 = 1 << 20;
 
-/// Use of the budget, in bytes unless it says pages.
+/// Use of the budget, in bytes unless it says pages. `ram` is the run's, `allowance` this process's.
 #[derive(Debug)]
 pub struct Budget {
     allowance: AtomicU64,
+    ram: AtomicU64,
     resident_pages: AtomicI64,
     engine: AtomicU64,
     unmanaged: AtomicU64,
@@ -25,15 +26,27 @@ impl Budget {
     pub const fn new() -> Self {
         Self {
             allowance: AtomicU64::new(0),
+            ram: AtomicU64::new(0),
             resident_pages: AtomicI64::new(0),
             engine: AtomicU64::new(0),
             unmanaged: AtomicU64::new(0),
         }
     }
 
-    /// Sets what this process may use.
-    pub fn set_allowance(&self, bytes: u64) {
-        self.allowance.store(bytes, Ordering::Relaxed);
+    /// Sets what this process may use: its share of the run's budget, `ram`. A share that its pool,
+    /// tables and unmanaged memory fill leaves nothing that reclaim could take, and every fault
+    /// would look for it in vain, so such a process gets what its pages need to come and go beyond
+    /// it; the others give way.
+    pub fn set_share(&self, share: u64, ram: u64) {
+        let fixed = self.engine.load(Ordering::Relaxed) + self.unmanaged();
+        let floor = fixed + 6 * margin_of(share) as u64;
+        self.allowance.store(share.max(floor.min(ram)), Ordering::Relaxed);
+        self.ram.store(ram, Ordering::Relaxed);
+    }
+
+    /// Whether more than this process may use is in the hands of others.
+    pub fn is_divided(&self) -> bool {
+        self.allowance() < self.ram.load(Ordering::Relaxed)
     }
 
     /// What this process may use.
@@ -93,7 +106,7 @@ impl Budget {
 
     /// The unit of the watermarks: a 128th of the allowance, within reason.
     pub fn margin(&self) -> i64 {
-        (self.allowance() / 128).clamp(MIB / 2, 8 * MIB) as i64
+        margin_of(self.allowance())
     }
 
     /// Reclaim starts below this.
@@ -112,11 +125,16 @@ impl Budget {
     }
 
     /// The pool may grow to this: all but what reclaim needs to work with and a 32nd for the program,
-    /// or half if a device can take what does not fit.
+    /// or half if a device can take what does not fit. Without a device the share does not bound
+    /// it, only the run's budget does: a page that the pool refuses stays resident, which is more.
     pub fn pool_limit(&self, has_device: bool) -> u64 {
-        let usable = self.allowance().saturating_sub(self.unmanaged());
+        let unmanaged = self.unmanaged();
+        if has_device {
+            return self.allowance().saturating_sub(unmanaged) / 2;
+        }
+        let usable = self.ram.load(Ordering::Relaxed).saturating_sub(unmanaged);
         let kept = usable / 32 + self.high_watermark().max(0) as u64;
-        if has_device { usable / 2 } else { usable.saturating_sub(kept) }
+        usable.saturating_sub(kept)
     }
 
     /// Pages that go to staging in one batch.
@@ -128,6 +146,10 @@ impl Budget {
     pub fn staged_trays(&self) -> usize {
         (self.allowance() as usize / 64 / PAGE_SIZE / self.batch_pages()).clamp(1, 8)
     }
+}
+
+fn margin_of(bytes: u64) -> i64 {
+    (bytes / 128).clamp(MIB / 2, 8 * MIB) as i64
 }
 
 impl Default for Budget {
@@ -143,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_measured_beyond_the_known_is_unmanaged() {
         let budget = Budget::new();
-        budget.set_allowance(64 * MIB);
+        budget.set_share(64 * MIB, 64 * MIB);
         budget.add_resident(1024);
         budget.set_engine(2 * MIB);
         budget.measured(10 * MIB, 0);
@@ -173,10 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn a_share_that_the_pool_fills_leaves_room_for_pages() {
+        let budget = Budget::new();
+        budget.set_share(3 * MIB, 16 * MIB);
+        assert_eq!(budget.allowance(), 3 * MIB);
+        budget.set_engine(5 * MIB);
+        budget.set_share(3 * MIB, 16 * MIB);
+        assert!(budget.free() >= budget.high_watermark() && budget.is_divided());
+        assert!(budget.pool_limit(false) > 6 * MIB && budget.pool_limit(true) < 5 * MIB);
+        budget.set_engine(15 * MIB);
+        budget.set_share(3 * MIB, 16 * MIB);
+        assert_eq!(budget.allowance(), 16 * MIB);
+        assert!(!budget.is_divided());
+    }
+
+    #[test]
     fn watermarks_are_in_order() {
         let budget = Budget::new();
         for allowance in [16 * MIB, 64 * MIB, 4096 * MIB] {
-            budget.set_allowance(allowance);
+            budget.set_share(allowance, allowance);
             assert!(budget.min_watermark() < budget.low_watermark());
             assert!(budget.low_watermark() < budget.high_watermark());
             assert!((budget.high_watermark() as u64) < allowance / 4);

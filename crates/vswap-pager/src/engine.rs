@@ -326,7 +326,8 @@ impl Engine {
     /// Takes this member's part of the run's budget.
     pub fn divide_budget(&self) {
         let (Some(run), Some(member)) = (self.run_page(), self.member()) else { return };
-        self.budget.set_allowance(run.divide(member, self.budget.used()));
+        let share = run.divide(member, self.budget.used());
+        self.budget.set_share(share, run.ram.load(Ordering::Relaxed));
         self.space.set_pool_limit(self.pool_limit());
     }
 

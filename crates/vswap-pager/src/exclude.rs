@@ -2,7 +2,6 @@
 //! stacks that the program allocated itself, and alternate signal stacks. The kernel touches them
 //! where a fault cannot be served; with a control block evicted, `pthread_join` hung for ever.
 
-use vswap_core::page::PAGE_SIZE;
 
 use crate::address::PageRange;
 use crate::engine::{Engine, Phase};
@@ -10,9 +9,9 @@ use crate::mapping;
 use crate::sys::task;
 use crate::{commit, events};
 
-/// Bytes above a thread pointer that hold the control block: glibc's `struct pthread` is 2304 bytes
-/// and has the rseq area in it.
-const CONTROL_BLOCK_ABOVE: usize = PAGE_SIZE;
+/// Bytes above a thread pointer that hold the control block: glibc's `struct pthread`, with the rseq
+/// area in it. It ends where its mapping ends, and what lies behind is somebody else's.
+const CONTROL_BLOCK_ABOVE: usize = 2304;
 
 /// Bytes below it that may hold the rseq area where glibc puts it behind the static TLS.
 const CONTROL_BLOCK_BELOW: usize = 512;

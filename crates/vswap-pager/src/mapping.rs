@@ -190,7 +190,8 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
     if engine.phase() != Phase::Active {
         return remap_unmanaged(engine, &mut maps, call, old);
     }
-    let Some(region) = engine.regions(&maps).find(old.start).copied() else {
+    // The first page may be excluded, or no page that the engine knows.
+    let Some(region) = engine.regions(&maps).within(old).next() else {
         if flags & k::MREMAP_FIXED != 0 {
             detach(engine, &mut maps, PageRange::touching(target, new_len));
         }
@@ -202,14 +203,17 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
         }
     } else if new_len <= old_len {
         let kept = PageRange::touching(old.address(), new_len);
-        detach(engine, &mut maps, PageRange { start: kept.end, end: old.end });
+        let tail = PageRange { start: kept.end, end: old.end };
+        detach(engine, &mut maps, tail);
+        // What is registered without being known would wait for the pager, which waits for the lock.
+        unregister(engine, tail);
         return call.pass();
     }
     let closed = engine.gate.close();
     unregister(engine, old);
     let value = call.pass();
     let Ok(new) = result(value) else {
-        register(engine, old);
+        engine.regions(&closed).within(old).for_each(|part| register(engine, part.range));
         return value;
     };
     let new = PageRange::touching(new, new_len);

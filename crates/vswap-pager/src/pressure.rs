@@ -63,7 +63,7 @@ impl Pressure {
         }
         let now = task::now_ns();
         let since = *self.stuck_since.get_or_insert(now);
-        if engine.is_one_of_many() {
+        if engine.is_one_of_many() && engine.budget.is_divided() {
             return false;
         }
         if now - since > PATIENCE_NS {
