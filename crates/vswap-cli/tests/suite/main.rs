@@ -18,7 +18,7 @@
 //! hard time limit, and at its end nothing that it started may be left ([`support`]). A test prints
 //! its D (what the program needs), r (how well that compressed) and B (its budget).
 //!
-//! `VSWAP_LONG=1` runs more seeds and longer forms. Tests that need root, a tool or a cgroup say
+//! `VSWAP_TEST_LONG=1` runs more seeds and longer forms. Tests that need root, a tool or a cgroup say
 //! `skipped:` with the reason on stderr when they cannot run.
 
 mod budget;

@@ -1,7 +1,7 @@
 //! Runs one command, plain or under `vswap run`, with a time limit that nothing outlives.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -77,6 +77,18 @@ impl Vswap {
         line.extend(self.options.iter().map(OsString::from));
         line.extend(["--stats".into(), stats.into(), "--".into()]);
         line
+    }
+}
+
+/// What repeats it by hand, but for the statistics.
+impl fmt::Display for Vswap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vswap run --ram {}", self.ram)?;
+        if let Some(size) = &self.swap {
+            write!(f, " --swap /var/tmp:{size}")?;
+        }
+        self.options.iter().try_for_each(|word| write!(f, " {word}"))?;
+        f.write_str(" --")
     }
 }
 
@@ -169,14 +181,14 @@ impl Job {
 
     /// Starts it as it is.
     pub fn start_plain(&self) -> Running {
-        Running::start(self, &[], None)
+        Running::start(self, self.name(), &[], None)
     }
 
     /// Starts it under `vswap run`.
     pub fn start_under(&self, vswap: &Vswap) -> Running {
         let stats = scratch("stats.json");
         let line = vswap.command(&stats);
-        Running::start(self, &line, Some(stats))
+        Running::start(self, format!("{vswap} {}", self.name()), &line, Some(stats))
     }
 
     /// Runs it both ways, requires the same results, and prints D, r and B.

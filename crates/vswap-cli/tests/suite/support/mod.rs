@@ -29,7 +29,7 @@ pub fn own_machine() -> RwLockWriteGuard<'static, ()> {
 
 /// Whether the long forms were asked for.
 pub fn long() -> bool {
-    std::env::var_os("VSWAP_LONG").is_some_and(|value| value != "0")
+    std::env::var_os("VSWAP_TEST_LONG").is_some_and(|value| value != "0")
 }
 
 /// Says on stderr that a test proves nothing here, and why. libtest shows it for failing tests

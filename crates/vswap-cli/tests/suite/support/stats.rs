@@ -29,10 +29,11 @@ impl Stats {
         value.unwrap_or_else(|| panic!("no {name} among the {group}: {:#}", self.json))
     }
 
-    /// Bytes that were swapped out for one byte of payload in the pool, at their peaks; infinite
-    /// where the pool held nothing.
+    /// Bytes that the pool held for one byte of its payload, at their peaks; infinite where it held
+    /// nothing.
     pub fn compression_ratio(&self) -> f64 {
-        self.peak("swapped_bytes") as f64 / self.peak("payload_bytes") as f64
+        let pooled = self.peak("swapped_bytes").saturating_sub(self.peak("swap_used_bytes"));
+        pooled as f64 / self.peak("payload_bytes") as f64
     }
 
     /// Pages that went to the pool and came back.

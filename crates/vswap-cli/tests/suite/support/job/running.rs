@@ -76,7 +76,12 @@ impl Collected {
 }
 
 impl Running {
-    pub(super) fn start(job: &Job, before: &[OsString], stats: Option<PathBuf>) -> Self {
+    pub(super) fn start(
+        job: &Job,
+        name: String,
+        before: &[OsString],
+        stats: Option<PathBuf>,
+    ) -> Self {
         let machine = (!job.in_callers_share).then(super::super::share_machine);
         let mark = scratch("job").file_name().expect("a name").to_string_lossy().into_owned();
         let line: Vec<_> = before.iter().chain(&job.line).collect();
@@ -108,7 +113,7 @@ impl Running {
             let _ = pipe.write_all(text);
         }
         Self {
-            name: format!("{}{}", if stats.is_some() { "vswap run: " } else { "" }, job.name()),
+            name,
             mark,
             stdout,
             stderr,
