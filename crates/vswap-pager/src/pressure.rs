@@ -1,6 +1,8 @@
 //! What happens when reclaim does not get on: harder measures, a pause, and at last the end of the
 //! program, alone and with a line that says why.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use vswap_core::{CodecKind, Cursor};
 
 use crate::context::Context;
@@ -24,6 +26,13 @@ const RECOMPRESSED_AT_ONCE: usize = 256;
 
 /// The codec of last resort: about twice the ratio of lz4, for data that would not fit otherwise.
 const STRONG: CodecKind = CodecKind::Zstd(3);
+
+/// After harder measures were in vain, a member of many does without them for this long: every fault
+/// of it would pay for them again.
+const VAIN_NS: u64 = 100_000_000;
+
+/// When the harder measures were in vain, in nanoseconds. A hint.
+static IN_VAIN_SINCE: AtomicU64 = AtomicU64::new(0);
 
 /// One struggle for memory.
 #[derive(Debug)]
@@ -58,12 +67,18 @@ impl Pressure {
         if progress == Progress::Some && self.idle_steps < PATIENT_STEPS {
             return true;
         }
+        let others_give_way = engine.is_one_of_many() && engine.budget.is_divided();
+        let in_vain_for = task::now_ns().saturating_sub(IN_VAIN_SINCE.load(Ordering::Relaxed));
+        if others_give_way && in_vain_for < VAIN_NS {
+            return false;
+        }
         if self.squeeze(engine, context) {
             return true;
         }
         let now = task::now_ns();
         let since = *self.stuck_since.get_or_insert(now);
-        if engine.is_one_of_many() && engine.budget.is_divided() {
+        if others_give_way {
+            IN_VAIN_SINCE.store(now, Ordering::Relaxed);
             return false;
         }
         if now - since > PATIENCE_NS {

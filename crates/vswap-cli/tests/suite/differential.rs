@@ -36,6 +36,14 @@ fn threads_agree_with_their_models() {
     }
 }
 
+/// After its forks this seed's child holds, in memory that is read-only just now, more than its share:
+/// each of its faults took the harder measures again.
+#[test]
+fn a_member_over_its_share_gets_on() {
+    let job = Job::c("differential", &["1795272554838", "1500", "64", "1"]);
+    job.limit(60).compare(&Vswap::ram("16M")).stats().assert_swapped();
+}
+
 /// Both engines, with eviction on demand and at any time, one thread and four, seed after seed, for
 /// a fixed time. `VSWAP_TEST_LONG` says for how many seconds; with 1 it is ten minutes, from a seed
 /// that nobody has tried. Whatever fails names the command that repeats it.

@@ -66,7 +66,9 @@ fn write_text(path: &Path, bytes: usize, runs: usize) {
         if runs > 0 {
             lines.sort_unstable();
         }
-        lines.iter().for_each(|line| writeln!(out, "{line}").expect("space for the text"));
+        for line in lines {
+            writeln!(out, "{line}").expect("space for the text");
+        }
     }
 }
 
