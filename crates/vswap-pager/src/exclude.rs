@@ -2,7 +2,6 @@
 //! stacks that the program allocated itself, and alternate signal stacks. The kernel touches them
 //! where a fault cannot be served; with a control block evicted, `pthread_join` hung for ever.
 
-
 use crate::address::PageRange;
 use crate::engine::{Engine, Phase};
 use crate::mapping;

@@ -209,6 +209,7 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
         unregister(engine, tail);
         return call.pass();
     }
+    let known: usize = engine.regions(&maps).within(old).map(|part| part.range.pages()).sum();
     let closed = engine.gate.close();
     unregister(engine, old);
     let value = call.pass();
@@ -231,7 +232,33 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
         }
     }
     insert_region(engine, &mut maps, &closed, new, region.attributes);
+    if known < old.pages() {
+        // What was excluded or unknown is paged at its new place, but not where it was.
+        if new.start == old.start {
+            leave_out_excluded(engine, &mut maps, &closed, new);
+        }
+        let parts = engine.regions(&closed).within(new);
+        parts.for_each(|part| start::note_present(engine, part.range));
+    }
     value
+}
+
+/// Takes what is excluded out of a region that grew around it.
+fn leave_out_excluded(
+    engine: &Engine,
+    maps: &mut MapsGuard<'_>,
+    closed: &Closed<'_>,
+    range: PageRange,
+) {
+    let mut rest = range;
+    loop {
+        let part = maps.excluded.within(rest).next().map(|part| part.range);
+        let Some(part) = part else { return };
+        unregister(engine, part);
+        // Too many regions: its pages are paged until there is room.
+        let _ = engine.regions_mut(maps, closed).remove(part);
+        rest.start = part.end;
+    }
 }
 
 /// A mapping has to be one to the kernel to grow or move, and grants may have divided a deferred

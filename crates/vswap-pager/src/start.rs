@@ -264,7 +264,7 @@ fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: 
 }
 
 /// Marks the pages of a range that are in memory as resident.
-fn note_present(engine: &Engine, range: PageRange) {
+pub fn note_present(engine: &Engine, range: PageRange) {
     // Both descriptor tables see the same memory; the caller's own is sure to be open.
     let Ok(pagemap) = fd::open(c"/proc/self/pagemap", k::O_RDONLY) else { return };
     let (start, end) = (range.address(), range.end.address());
