@@ -10,7 +10,7 @@
 //! - the *reclaimer*, which keeps memory free ahead of need;
 //! - the *registrar*, which takes no lock and does what a thread of the program that holds some needs
 //!   a descriptor of the pager for: it registers memory for a program that has closed its userfaultfd,
-//!   and speaks for threads that resolve faults themselves.
+//!   and speaks for threads that resolve faults themselves. It also ends a pager whose watcher cannot.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -33,6 +33,12 @@ const PROCESS_FLAGS: usize = (k::CLONE_VM | k::CLONE_UNTRACED | k::CLONE_SETTLS)
 
 /// Handlers and everybody else.
 const THREADS_MAX: usize = 8;
+
+/// Milliseconds between two looks of the registrar at whether the program lives.
+const LOOK_UP_MS: i64 = 250;
+
+/// What the watcher has to end the pager in good order.
+const GRACE_US: u64 = 200_000;
 
 /// A program's own descriptors are low; ours start here where its limit allows.
 const KEPT_FD_MIN: i32 = 1000;
@@ -342,7 +348,22 @@ extern "C" fn registrar_main(_argument: usize) -> ! {
                 }
                 engine.registrar.done();
             }
-            None => engine.registrar.sleep(bell, -1),
+            None => {
+                engine.registrar.sleep(bell, LOOK_UP_MS);
+                end_with_program(engine);
+            }
         }
     }
+}
+
+/// The watcher ends the pager, but not if it waits for a lock that the program was killed with. This
+/// thread takes none.
+fn end_with_program(engine: &Engine) {
+    let program = engine.fds.program.load(Ordering::Relaxed);
+    if matches!(fd::wait_readable([program], 0), Ok([false])) {
+        return;
+    }
+    task::sleep_us(GRACE_US);
+    watcher::leave_run(engine);
+    task::exit_process(0)
 }

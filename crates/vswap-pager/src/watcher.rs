@@ -125,12 +125,19 @@ impl Watcher {
         publish(self.engine, measure(self.engine));
         if let Some(member) = self.engine.member() {
             unpageable::publish(self.engine, member);
-            member.charged.store(0, Ordering::Relaxed);
-            member.claim.store(0, Ordering::Relaxed);
         }
-        link::say_bye(self.engine);
+        leave_run(self.engine);
         task::exit_process(0)
     }
+}
+
+/// Gives back this process's part of the budget, and says goodbye.
+pub fn leave_run(engine: &Engine) {
+    if let Some(member) = engine.member() {
+        member.charged.store(0, Ordering::Relaxed);
+        member.claim.store(0, Ordering::Relaxed);
+    }
+    link::say_bye(engine);
 }
 
 fn total_pages(path: &core::ffi::CStr) -> Option<u64> {

@@ -46,6 +46,26 @@ fn killing_the_program_leaves_no_process() {
     }
 }
 
+/// Killed at any moment, mostly in the middle of a mapping call with locks of the engine held.
+#[test]
+fn killing_a_busy_program_leaves_no_process() {
+    for round in 0..10 {
+        let job = Job::c("heap", &["96", "1000000", "4"]);
+        let running = job.start_under(&Vswap::ram("24M"));
+        let mark = running.mark().to_owned();
+        let program = processes::first_child_of(running.pid());
+        let pagers = || processes::sharing_memory_with(&mark, program);
+        assert!(processes::wait_until(Duration::from_secs(10), || !pagers().is_empty()));
+        std::thread::sleep(Duration::from_millis(50 + 7 * round));
+        let pagers = pagers();
+        processes::kill(program, Signal::KILL);
+        let gone = || pagers.iter().all(|&pager| !processes::is_alive(pager));
+        assert!(processes::wait_until(Duration::from_secs(2), gone), "a pager lives on");
+        let paged = running.finish();
+        assert_eq!(paged.status.signal(), Some(libc::SIGKILL), "{}", paged.describe());
+    }
+}
+
 /// As a terminal does it: to the whole process group, `vswap run` in it.
 #[test]
 fn an_interrupt_of_the_group_ends_the_program() {

@@ -73,6 +73,18 @@ pub fn is_alive(pid: u32) -> bool {
     status_line(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
+/// The first child of a process; waits for one.
+pub fn first_child_of(pid: u32) -> u32 {
+    let mut found = None;
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    wait_until(Duration::from_secs(10), || {
+        let children = fs::read_to_string(&path).unwrap_or_default();
+        found = children.split_whitespace().next().and_then(|child| child.parse().ok());
+        found.is_some()
+    });
+    found.expect("a child")
+}
+
 /// The program's command line, for messages.
 pub fn command_line(pid: u32) -> String {
     let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
