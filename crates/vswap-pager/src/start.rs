@@ -1,9 +1,9 @@
 //! From a small program to a paged one.
 //!
-//! A process that stays small never gets a pager: hooks count what it commits, and as long as that
-//! is less than half of the budget nothing else happens. Then a pager is made, which at first only
-//! *watches*: mappings beyond that half are deferred (see [`commit`]). When it is used up
-//! the pager takes over all mappings.
+//! A process that stays small and has one thread never gets a pager: hooks count what it commits,
+//! and as long as that is less than half of the budget nothing else happens. Then, or when a second
+//! thread starts, a pager is made, which at first only *watches*: mappings beyond that half are
+//! deferred (see [`commit`]). When it is used up the pager takes over all mappings.
 
 use core::sync::atomic::Ordering;
 
