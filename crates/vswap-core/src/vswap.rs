@@ -9,7 +9,8 @@
 //! Two ways to use it:
 //!
 //! - [`VirtualSwap::swap_out`], [`VirtualSwap::load`] and [`VirtualSwap::free`], for a client that
-//!   holds a page or an entry but never both;
+//!   holds a page or an entry; one that keeps the entry of a page that it loaded evicts it again with
+//!   [`VirtualSwap::holds`] and [`VirtualSwap::renew`];
 //! - the kernel's way, in [`crate::VirtualSwap::alloc_run`] and what follows there: slots are
 //!   allocated in the swap cache while the page is still resident, page-table words are replaced
 //!   and counted, the page is written, and only then leaves the cache.
@@ -28,6 +29,7 @@ mod groups;
 mod load;
 mod recompress;
 mod release;
+mod renew;
 mod run;
 mod store;
 mod transfer;

@@ -226,3 +226,32 @@ fn a_hundred_thousand_workers_leave_nothing_behind() {
     assert_eq!(space.usage().clusters, 0);
     space.check();
 }
+
+#[test]
+fn a_page_that_is_unchanged_is_evicted_again_without_a_copy() {
+    let space = space();
+    let mut worker = worker(&space);
+    let (page, other) = (page_of(1), page_of(2));
+    let first = space.swap_out(&mut worker, GroupId::ROOT, &page).expect("room");
+    let held = space.usage();
+    assert!(space.holds(&mut worker, first, &page) && !space.holds(&mut worker, first, &other));
+    let second = space.renew(&mut worker, first);
+    assert_ne!(first, second);
+    let mut gone = Page::ZERO;
+    assert_eq!(space.load(&mut worker, first, &mut gone), Err(LoadError::NoEntry));
+    assert!(load(&space, &mut worker, second).1.0 == page.0);
+    let now = space.usage();
+    assert_eq!((now.payload, now.live_slots), (held.payload, held.live_slots));
+    assert_eq!(now.counter(Counter::Zswpout), 1);
+    space.check();
+
+    // Somebody else's reference is to this entry, and stays good.
+    space.dup(second).expect("live");
+    assert_eq!(space.renew(&mut worker, second), second);
+    space.free(second);
+    space.free(second);
+    assert!(!space.holds(&mut worker, second, &page));
+    assert_eq!(space.usage().live_slots, 0);
+    space.retire(worker);
+    space.check();
+}

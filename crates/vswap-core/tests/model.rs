@@ -30,6 +30,8 @@ enum Op {
     Free { at: usize },
     FreeMany { at: usize, n: usize },
     Dup { at: usize, n: usize },
+    Holds { at: usize, page: u64 },
+    Renew { at: usize },
     AllocRun { order: u32 },
     Store { at: usize, page: u64, n: usize },
     CacheAdd { at: usize },
@@ -59,6 +61,8 @@ fn ops() -> impl Strategy<Value = Op> {
         8 => at().prop_map(|at| Op::Free { at }),
         1 => (at(), 1..20usize).prop_map(|(at, n)| Op::FreeMany { at, n }),
         6 => (at(), 1..9usize).prop_map(|(at, n)| Op::Dup { at, n }),
+        3 => (at(), page()).prop_map(|(at, page)| Op::Holds { at, page }),
+        5 => at().prop_map(|at| Op::Renew { at }),
         3 => (0..=RUNS_MAX).prop_map(|order| Op::AllocRun { order }),
         6 => (at(), page(), 1..17usize).prop_map(|(at, page, n)| Op::Store { at, page, n }),
         4 => at().prop_map(|at| Op::CacheAdd { at }),
@@ -176,6 +180,35 @@ impl Machine {
                 }
             }
             Op::Dup { at, n } => self.dup(at, n),
+            Op::Holds { at, page } => {
+                let Some(entry) = self.pick(at) else { return };
+                let stored = self.model[&entry].stored;
+                let asked = if let Stored::Page(held) = stored
+                    && at % 2 == 0
+                {
+                    held
+                } else {
+                    page
+                };
+                let held = self.space.holds(&mut self.workers[self.at], entry, &any_page(asked));
+                // A device can fail to read, and then nothing is known to be the same.
+                let same =
+                    matches!(stored, Stored::Page(page) if any_page(page).0 == any_page(asked).0);
+                assert!(same || !held, "{entry:?} is said to hold page {asked}, not {stored:?}");
+                assert!(
+                    held || !same || self.device.0.fail_loads.load(Relaxed),
+                    "{entry:?} holds {asked}"
+                );
+            }
+            Op::Renew { at } => {
+                let Some(entry) = self.pick(at) else { return };
+                let renewed = self.space.renew(&mut self.workers[self.at], entry);
+                if renewed != entry {
+                    let known = self.model.remove(&entry).expect("picked");
+                    assert!(known.count == 1 && known.cached.is_none(), "{known:?} was not alone");
+                    assert_eq!(self.model.insert(renewed, known), None, "{renewed:?} was in use");
+                }
+            }
             Op::AllocRun { order } => {
                 if let Ok(first) = self.space.alloc_run(worker, GroupId::ROOT, 1 << order) {
                     assert_eq!(first.raw() % (1 << order), 0, "runs are aligned");

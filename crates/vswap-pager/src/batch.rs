@@ -4,9 +4,11 @@
 //! memory is live on another CPU that is an interrupt there, 10 to 30 µs in a guest; elsewhere half
 //! a microsecond. So a batch knows how many runs it has, and who moves it decides by that.
 
+use vswap_core::SwapEntry;
+
 use crate::address::{PageNumber, PageRange};
 use crate::staging::Bitmap;
-use crate::table::{Leaf, PageState, Word};
+use crate::table::{Leaf, PageState};
 
 /// Runs of one batch: what who waits for the move of a scattered one can be asked for.
 const RUNS_MAX: usize = 128;
@@ -42,7 +44,7 @@ impl Batch {
             if !word.is_resident() {
                 continue;
             }
-            if !all && word != Word::from(PageState::Resident { age: 0 }) {
+            if !all && !word.is_reclaimable() {
                 batch.protected.insert(page.offset_in_leaf());
                 continue;
             }
@@ -66,9 +68,15 @@ impl Batch {
         self.runs * CONTIGUOUS_RUN > self.pages + CONTIGUOUS_RUN
     }
 
-    /// Takes a sweep off the age of the protected pages: the clock's hand has passed them.
-    pub fn age_protected(&self, leaf: &mut Leaf<'_>) {
+    /// Takes a sweep off the age of the protected pages: the clock's hand has passed them. They stay
+    /// for so long that their copies are worth less than the memory, so `forget` gets those.
+    pub fn age_protected(&self, leaf: &mut Leaf<'_>, mut forget: impl FnMut(SwapEntry)) {
         for offset in self.protected.iter() {
+            let state = leaf.state(offset);
+            if let PageState::Cached { entry, protected } = state {
+                leaf.set(offset, PageState::resident(protected));
+                forget(entry);
+            }
             if let PageState::Resident { age } = leaf.state(offset) {
                 leaf.set(offset, PageState::Resident { age: age.saturating_sub(1) });
             }
@@ -116,9 +124,25 @@ mod tests {
         assert_eq!((batch.span, batch.next), (range(10, 21), PageNumber(LEAF_PAGES)));
         let segments: Vec<_> = batch.segments().collect();
         assert_eq!(segments, [range(10, 11), range(12, 14), range(16, 21)]);
-        batch.age_protected(&mut leaf);
+        batch.age_protected(&mut leaf, |entry| panic!("{entry:?} was never kept"));
         assert_eq!(leaf.state(11), PageState::Resident { age: 0 });
         assert_eq!(leaf.state(15), PageState::Resident { age: 1 });
+    }
+
+    #[test]
+    fn a_protected_page_loses_its_copy_to_the_hand() {
+        let table = Table::new();
+        let mut leaf = leaf_with(&table, core::iter::empty());
+        let entry = |raw| SwapEntry::from_raw(raw).unwrap();
+        leaf.set(7, PageState::Cached { entry: entry(1), protected: false });
+        leaf.set(8, PageState::Cached { entry: entry(2), protected: true });
+        let batch = Batch::choose(&leaf, range(0, LEAF_PAGES), 100, false);
+        assert_eq!(batch.span, range(7, 8));
+        let mut forgotten = Vec::new();
+        batch.age_protected(&mut leaf, |entry| forgotten.push(entry));
+        assert_eq!(forgotten, [entry(2)]);
+        assert_eq!(leaf.state(7), PageState::Cached { entry: entry(1), protected: false });
+        assert_eq!(leaf.state(8), PageState::Resident { age: 1 });
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::relief::Relief;
 use crate::run_page::{Counter, Member, RunPage};
 use crate::staging::Staging;
 use crate::streams::Streams;
+use crate::swap_cache::SwapCache;
 use crate::sys::fd::Fd;
 use crate::sys::uffd::Uffd;
 use crate::sys::{arch, task};
@@ -140,6 +141,8 @@ pub struct Engine {
     pub space: VirtualSwap<Arena>,
     /// Pages on their way out.
     pub staging: Staging,
+    /// Entries of resident pages.
+    pub swap_cache: SwapCache,
     /// How much may be resident.
     pub budget: Budget,
     /// Codec state and buffers for who serves faults.
@@ -200,6 +203,7 @@ impl Engine {
             streams: Streams::new(),
             space: VirtualSwap::new(Arena, Limits::NONE),
             staging: Staging::new(),
+            swap_cache: SwapCache::new(),
             budget: Budget::new(),
             contexts: Contexts::new(),
             mailbox: Mailbox::new(),
@@ -378,12 +382,13 @@ impl Engine {
 
     /// Bytes that the pager's own tables take.
     pub fn tables_memory(&self) -> u64 {
-        self.table.memory() as u64
+        (self.table.memory() + self.swap_cache.memory()) as u64
     }
 
     /// Takes the pool's and the tables' size into the budget.
     pub fn update_engine_bytes(&self) {
         let usage = self.space.usage();
+        self.swap_cache.set_entries(usage.live_slots);
         let bytes = usage.pool_memory as u64 + usage.metadata.total() as u64 + self.tables_memory();
         self.budget.set_engine(bytes);
     }

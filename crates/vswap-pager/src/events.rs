@@ -9,6 +9,7 @@ use core::fmt;
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::engine::{Engine, MapsGuard, Side};
 use crate::entry_batch::EntryBatch;
+use crate::fault::Access;
 use crate::lock::{Closed, SpinLock};
 use crate::run_page::Counter;
 use crate::sys::uffd::{Message, MessageBuffer};
@@ -26,6 +27,8 @@ pub struct Fault {
     pub page: PageNumber,
     /// Its thread ID.
     pub thread: u32,
+    /// What it wants of the page.
+    pub access: Access,
 }
 
 /// Faults that have been read and not served.
@@ -48,7 +51,7 @@ impl fmt::Debug for FaultQueue {
 /// The faults of this process that wait to be served.
 pub static FAULTS: FaultQueue = FaultQueue {
     faults: SpinLock::new(Queue {
-        faults: [Fault { page: PageNumber(0), thread: 0 }; QUEUE],
+        faults: [Fault { page: PageNumber(0), thread: 0, access: Access::Read }; QUEUE],
         head: 0,
         count: 0,
     }),
@@ -111,8 +114,9 @@ pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>, side: Side) -> usize {
 
 fn apply(engine: &Engine, maps: &mut MapsGuard<'_>, message: Message, side: Side) {
     match message {
-        Message::Fault { address, thread, .. } => {
-            FAULTS.push(Fault { page: PageNumber::containing(address), thread });
+        Message::Fault { address, thread, write } => {
+            let page = PageNumber::containing(address);
+            FAULTS.push(Fault { page, thread, access: Access::from_write(write) });
             return;
         }
         Message::Remove { start, end } => {
@@ -154,17 +158,29 @@ pub fn drop_pages(engine: &Engine, _closed: &Closed<'_>, range: PageRange) {
         let part = whole.intersection(range);
         let Some(mut leaf) = engine.table.lock(part.start) else { continue };
         let mut freed = EntryBatch::new();
-        let mut resident = 0;
+        let (mut resident, mut cached) = (0, 0);
         for offset in part.iter().map(PageNumber::offset_in_leaf) {
             match leaf.state(offset) {
                 PageState::Missing => continue,
                 PageState::Resident { .. } => resident += 1,
+                PageState::Cached { entry, .. } => {
+                    resident += 1;
+                    cached += 1;
+                    freed.add(entry);
+                }
                 PageState::Swapped(entry) => freed.add(entry),
-                PageState::Staged { .. } | PageState::Poisoned => {}
+                PageState::Staged { tray } => {
+                    if let Some(entry) = engine.swap_cache.staged(tray, offset) {
+                        cached += 1;
+                        freed.add(entry);
+                    }
+                }
+                PageState::Poisoned => {}
             }
             leaf.set(offset, PageState::Missing);
         }
         engine.budget.add_resident(-resident);
+        engine.swap_cache.add(-cached);
         if part == whole || leaf.is_empty() {
             engine.table.release(leaf);
         }
@@ -218,5 +234,5 @@ fn return_staged(
         crate::link::die(engine, "a page could not follow its mapping");
     }
     engine.budget.add_resident(1);
-    PageState::Resident { age: 0 }
+    PageState::unstaged(engine.swap_cache.staged(tray, page.offset_in_leaf()))
 }

@@ -7,8 +7,10 @@
 //! freed before its copy is installed. The call that installs also wakes the thread, and what is left
 //! to do then keeps it from its CPU, so it is little.
 
-use vswap_core::SwapEntry;
+use core::sync::atomic::Ordering;
+
 use vswap_core::page::{PAGE_SIZE, Page};
+use vswap_core::{Origin, SwapEntry};
 
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::context::{Context, WINDOW_MAX};
@@ -33,11 +35,33 @@ pub enum Served {
     Unknown,
 }
 
+/// What the thread that faults is about to do with the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only read it, as far as is known.
+    Read,
+    /// Write to it.
+    Write,
+}
+
+impl Access {
+    /// By whether it is known to write.
+    pub fn from_write(write: bool) -> Self {
+        if write { Self::Write } else { Self::Read }
+    }
+}
+
 impl Engine {
     /// Serves a fault at `page` through `uffd`, which is the main userfaultfd as the calling thread
     /// knows it. The entries of pages that came back are left in the context, for the caller to free
     /// when nobody waits.
-    pub fn serve(&self, context: &mut Context, uffd: &Uffd, page: PageNumber) -> Served {
+    pub fn serve(
+        &self,
+        context: &mut Context,
+        uffd: &Uffd,
+        page: PageNumber,
+        access: Access,
+    ) -> Served {
         let passage = self.gate.pass();
         let Some(region) = self.regions(&passage).find(page).copied() else {
             return Served::Unknown;
@@ -48,11 +72,13 @@ impl Engine {
             return Served::Done;
         };
         match leaf.state(page.offset_in_leaf()) {
-            PageState::Resident { .. } => check_resident(uffd, page),
+            PageState::Resident { .. } | PageState::Cached { .. } => check_resident(uffd, page),
             PageState::Staged { tray } => self.unstage(uffd, &mut leaf, page, tray),
             PageState::Poisoned => poison(uffd, page),
             PageState::Missing | PageState::Swapped(_) => {
-                let mut window = Window { engine: self, context, uffd, leaf: &mut leaf };
+                let keep = access == Access::Read && self.swap_cache.admits();
+                let mut window =
+                    Window { engine: self, context, uffd, leaf: &mut leaf, keep, from_pool: 0 };
                 window.fill(page, region.range)
             }
         }
@@ -71,7 +97,8 @@ impl Engine {
             }
             Ok(()) => {}
         }
-        leaf.set(page.offset_in_leaf(), PageState::Resident { age: 1 });
+        let offset = page.offset_in_leaf();
+        leaf.set(offset, PageState::unstaged(self.swap_cache.staged(tray, offset)));
         self.budget.add_resident(1);
         self.count(Counter::StagingHits, 1);
         Served::Done
@@ -108,11 +135,18 @@ struct Window<'a, 'l> {
     context: &'a mut Context,
     uffd: &'a Uffd,
     leaf: &'a mut Leaf<'l>,
+    /// Whether entries stay with the pages that come back.
+    keep: bool,
+    /// A bit for each page that was loaded from the pool: only that is worth more than its slot.
+    from_pool: u64,
 }
+
+const _: () = assert!(WINDOW_MAX <= u64::BITS as usize);
 
 impl Window<'_, '_> {
     fn fill(&mut self, page: PageNumber, region: PageRange) -> Served {
         let size = self.next_size(page);
+        self.keep &= size > 1 || self.engine.inline.load(Ordering::Relaxed);
         let leaf_end = PageNumber((page.leaf() + 1) * LEAF_PAGES);
         let end = PageNumber(page.0 + size).min(region.end).min(leaf_end);
         let mut run = PageRange { start: page, end: page };
@@ -156,7 +190,10 @@ impl Window<'_, '_> {
             PageState::Swapped(entry) => {
                 let (worker, buffer) = self.context.worker_and_page(index);
                 match self.engine.space.load(worker, entry, buffer) {
-                    Ok(_) => Prepared::Ready,
+                    Ok(origin) => {
+                        self.from_pool |= u64::from(origin == Origin::Pool) << index;
+                        Prepared::Ready
+                    }
                     Err(_) => Prepared::Lost,
                 }
             }
@@ -209,14 +246,13 @@ impl Window<'_, '_> {
         let (mut loaded, mut around) = (0, 0);
         for page in pages.iter() {
             let offset = page.offset_in_leaf();
-            let mut age = 0;
+            let mut state = PageState::Resident { age: 0 };
             if let PageState::Swapped(entry) = self.leaf.state(offset) {
-                age = self.refault_age(entry, page == first);
-                self.context.returned.add(entry);
+                state = self.returned(entry, page.0 - first.0);
                 loaded += 1;
             }
             around += u64::from(page != first);
-            self.leaf.set(offset, PageState::Resident { age });
+            self.leaf.set(offset, state);
         }
         self.engine.budget.add_resident(pages.pages() as i64);
         self.engine.count(Counter::ReadAhead, around);
@@ -225,9 +261,20 @@ impl Window<'_, '_> {
         }
     }
 
-    /// Read-ahead says nothing about a page's use, so only the faulting page can earn protection.
-    fn refault_age(&self, entry: SwapEntry, faulted: bool) -> u8 {
-        if faulted { workingset::note_refault(self.engine, entry) } else { 0 }
+    /// The state of page `index` of the window, which is back from `entry`. Read-ahead says nothing
+    /// about a page's use, so only the faulting page can earn protection.
+    fn returned(&mut self, entry: SwapEntry, index: usize) -> PageState {
+        let protected = index == 0 && workingset::note_refault(self.engine, entry);
+        let (state, unneeded) = if self.keep && self.from_pool >> index & 1 != 0 {
+            PageState::cached(entry, protected)
+        } else {
+            (PageState::resident(protected), Some(entry))
+        };
+        match unneeded {
+            Some(entry) => self.context.returned.add(entry),
+            None => self.engine.swap_cache.add(1),
+        }
+        state
     }
 
     /// The page cannot be restored: it alone is poisoned.

@@ -78,7 +78,9 @@ fn watcher_ns(ticks: u64) -> u64 {
 
 fn serve(engine: &Engine, context: &mut Context, fault: Fault) {
     for _ in 0..TRIES {
-        match engine.with_uffd(Side::Pager, |uffd| engine.serve(context, uffd, fault.page)) {
+        match engine
+            .with_uffd(Side::Pager, |uffd| engine.serve(context, uffd, fault.page, fault.access))
+        {
             Served::Done => return,
             Served::Unknown => return start::adopt_unknown(engine, fault.page.address()),
             Served::Retry => {

@@ -11,7 +11,7 @@ use linux_raw_sys::general as k;
 use crate::address::{PageNumber, PageRange};
 use crate::context::Context;
 use crate::engine::{Engine, Phase, Side, engine};
-use crate::fault::Served;
+use crate::fault::{Access, Served};
 use crate::hook_stack;
 use crate::mailbox::Request;
 use crate::mapping;
@@ -64,6 +64,7 @@ static LAST_PAGE: AtomicUsize = AtomicUsize::new(0);
 
 struct Fault {
     page: PageNumber,
+    access: Access,
     ours: bool,
 }
 
@@ -75,7 +76,10 @@ extern "C" fn on_sigbus(signal: i32, info: *const k::siginfo_t, context: *mut u8
         let info = &(*info).__bindgen_anon_1.__bindgen_anon_1;
         (info.si_code, info._sifields._sigfault._addr)
     };
-    let mut fault = Fault { page: PageNumber::containing(address as usize), ours: false };
+    // SAFETY: the context is what the kernel passed.
+    let access = Access::from_write(unsafe { arch::fault_was_write(context) });
+    let page = PageNumber::containing(address as usize);
+    let mut fault = Fault { page, access, ours: false };
     if code == BUS_ADRERR {
         hook_stack::run_in_handler(&mut fault, resolve);
     }
@@ -123,8 +127,9 @@ fn resolve(fault: &mut Fault) {
     make_room(engine, thread);
     fault.ours = loop {
         let served = with_context(engine, |context| {
-            let served =
-                engine.with_uffd(Side::Program, |uffd| engine.serve(context, uffd, fault.page));
+            let served = engine.with_uffd(Side::Program, |uffd| {
+                engine.serve(context, uffd, fault.page, fault.access)
+            });
             context.returned.flush();
             served
         });

@@ -52,6 +52,7 @@ pub mod signals;
 pub mod staging;
 pub mod start;
 pub mod streams;
+pub mod swap_cache;
 pub mod swap_file;
 pub mod sys;
 pub mod table;

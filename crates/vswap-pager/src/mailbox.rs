@@ -114,7 +114,9 @@ impl Mailbox {
             && self.state.load(Ordering::Relaxed) == LINGERING
             && stay()
         {
-            core::hint::spin_loop();
+            for _ in 0..16 {
+                core::hint::spin_loop();
+            }
         }
         // Who wants it to leave waits for it to sleep, and rings the bell if it does not.
         let rang = self.bell.load(Ordering::SeqCst) != seen;

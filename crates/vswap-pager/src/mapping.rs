@@ -9,6 +9,7 @@ use vswap_core::page::PAGE_SIZE;
 
 use crate::address::{PageNumber, PageRange};
 use crate::engine::{Engine, MapsGuard, Phase, Side};
+use crate::fault::Access;
 use crate::lock::Closed;
 use crate::mailbox::Request;
 use crate::regions::Attributes;
@@ -549,7 +550,7 @@ pub fn bring_back(engine: &Engine, range: PageRange) -> bool {
     let Ok(mut context) = engine.contexts.borrow() else { return false };
     let Some(context) = context.as_mut() else { return false };
     for page in range.iter().filter(|page| is_out(engine, *page)) {
-        engine.with_uffd(Side::Program, |uffd| engine.serve(context, uffd, page));
+        engine.with_uffd(Side::Program, |uffd| engine.serve(context, uffd, page, Access::Write));
     }
     context.returned.flush();
     !range.iter().any(|page| is_out(engine, page))

@@ -103,8 +103,13 @@ impl Pressure {
         gained
     }
 
-    /// Makes the pool smaller: compaction, then the strong codec over everything once.
+    /// Makes the pool smaller: copies of resident pages go, then compaction, then the strong codec over
+    /// everything once.
     fn squeeze(&mut self, engine: &Engine, context: &mut Context) -> bool {
+        if engine.shrink_swap_cache() {
+            engine.update_engine_bytes();
+            return true;
+        }
         let passage = engine.gate.pass();
         let compacted =
             engine.with_room_in_pool(|space| space.compact(&mut context.worker, COMPACTED_AT_ONCE));

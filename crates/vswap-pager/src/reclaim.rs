@@ -16,8 +16,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use vswap_core::page::PAGE_SIZE;
-use vswap_core::{GroupId, StoreError, same_filled};
+use vswap_core::page::{PAGE_SIZE, Page};
+use vswap_core::{GroupId, StoreError, SwapEntry, same_filled};
 
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::batch::Batch;
@@ -226,7 +226,7 @@ impl Engine {
         if take == Take::Contiguous && batch.is_scattered() {
             return nothing;
         }
-        batch.age_protected(&mut leaf);
+        batch.age_protected(&mut leaf, |entry| self.forget_copy(entry));
         if batch.span.is_empty() {
             return Moved { next: batch.next, progress: Progress::Some };
         }
@@ -324,15 +324,21 @@ impl Engine {
         }
         for offset in batch.segments().flat_map(PageRange::iter).map(PageNumber::offset_in_leaf) {
             let resident = leaf.word(offset).is_resident();
+            let copy = match leaf.state(offset) {
+                PageState::Cached { entry, .. } => Some(entry),
+                _ => None,
+            };
             if tray.pages.contains(offset) {
                 if let PageState::Swapped(entry) = leaf.state(offset) {
                     self.space.free(entry);
                 }
+                self.swap_cache.stage(tray.number, offset, copy);
                 if !resident {
                     self.budget.add_resident(1);
                 }
                 leaf.set(offset, PageState::Staged { tray: tray.number });
             } else if resident && !stuck.contains(offset) {
+                copy.into_iter().for_each(|entry| self.forget_copy(entry));
                 self.budget.add_resident(-1);
                 leaf.set(offset, PageState::Missing);
             }
@@ -393,14 +399,18 @@ impl Engine {
         offset: usize,
     ) -> Result<(), StoreError> {
         let _passage = self.gate.pass();
-        let page = PageNumber(tray.leaf * LEAF_PAGES + offset);
-        let staged = PageState::Staged { tray: tray.number };
-        let still_staged = self.table.lock(page).is_some_and(|leaf| leaf.state(offset) == staged);
-        if !still_staged {
-            return Ok(());
-        }
+        let page =
+            StagedPage { page: PageNumber(tray.leaf * LEAF_PAGES + offset), tray: tray.number };
+        let Some(leaf) = self.lock_staged(page) else { return Ok(()) };
+        let copy = self.swap_cache.staged(tray.number, offset);
+        drop(leaf);
         // SAFETY: the tray is ours to empty, and it holds the page.
         let contents = unsafe { self.staging.page(tray.number, offset) };
+        if let Some(entry) = copy
+            && self.store_again(context, page, contents, entry)
+        {
+            return Ok(());
+        }
         let stored = if same_filled::repeated_word(contents) == Some(0) {
             // A zero page needs no slot: a missing page reads as zeros.
             self.count(Counter::SwpoutZero, 1);
@@ -411,16 +421,54 @@ impl Engine {
         if let PageState::Swapped(entry) = stored {
             workingset::note_evicted(self, entry);
         }
-        match self.table.lock(page) {
-            Some(mut leaf) if leaf.state(offset) == staged => leaf.set(offset, stored),
-            _ => {
-                if let PageState::Swapped(entry) = stored {
-                    self.space.free(entry);
-                }
-            }
+        match (self.lock_staged(page), stored) {
+            (Some(mut leaf), stored) => leaf.set(offset, stored),
+            (None, PageState::Swapped(entry)) => self.space.free(entry),
+            (None, _) => {}
         }
         Ok(())
     }
+
+    /// Stores a page that has a copy since it last came in: `false` if it was written, and so has
+    /// none any more.
+    fn store_again(
+        &self,
+        context: &mut Context,
+        page: StagedPage,
+        contents: &Page,
+        entry: SwapEntry,
+    ) -> bool {
+        let same = self.space.holds(&mut context.worker, entry, contents);
+        self.swap_cache.note_compared(same);
+        self.count(if same { Counter::SwapCacheClean } else { Counter::SwapCacheStale }, 1);
+        // Who takes a page back from staging takes its copy as well, so that is ours for as long as
+        // the page is there.
+        let Some(mut leaf) = self.lock_staged(page) else { return true };
+        let offset = page.page.offset_in_leaf();
+        if !same {
+            self.swap_cache.stage(page.tray, offset, None);
+            self.forget_copy(entry);
+            return false;
+        }
+        let entry = self.space.renew(&mut context.worker, entry);
+        workingset::note_evicted(self, entry);
+        self.swap_cache.add(-1);
+        leaf.set(offset, PageState::Swapped(entry));
+        true
+    }
+
+    /// Locks the leaf of a page if the page is still in the tray.
+    fn lock_staged(&self, page: StagedPage) -> Option<Leaf<'_>> {
+        let staged = PageState::Staged { tray: page.tray };
+        self.table.lock(page.page).filter(|leaf| leaf.state(page.page.offset_in_leaf()) == staged)
+    }
+}
+
+/// A page, and the tray that it was moved to.
+#[derive(Clone, Copy)]
+struct StagedPage {
+    page: PageNumber,
+    tray: u8,
 }
 
 /// Takes the age off the pages of a range (MADV_COLD), so that the next sweep takes them.
@@ -428,8 +476,12 @@ pub fn make_old(engine: &Engine, range: PageRange) {
     for part in range.by_leaf() {
         let Some(mut leaf) = engine.table.lock(part.start) else { continue };
         for offset in part.iter().map(PageNumber::offset_in_leaf) {
-            if leaf.word(offset).is_resident() {
-                leaf.set(offset, PageState::Resident { age: 0 });
+            match leaf.state(offset) {
+                PageState::Resident { .. } => leaf.set(offset, PageState::resident(false)),
+                PageState::Cached { entry, .. } => {
+                    leaf.set(offset, PageState::Cached { entry, protected: false });
+                }
+                _ => {}
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::address::{LEAF_PAGES, PageRange};
 use crate::context::{Context, RECLAIMER_CONTEXT};
 use crate::credentials::FOLLOWED;
 use crate::engine::{Engine, Phase, Side, engine};
+use crate::fault::Access;
 use crate::handler;
 use crate::link;
 use crate::mailbox::Request;
@@ -157,7 +158,8 @@ fn prefetch(engine: &Engine, context: &mut Context, range: PageRange) {
                 matches!(leaf.state(page.0 % LEAF_PAGES), PageState::Swapped(_))
             });
             if swapped {
-                engine.with_uffd(Side::Pager, |uffd| engine.serve(context, uffd, page));
+                engine
+                    .with_uffd(Side::Pager, |uffd| engine.serve(context, uffd, page, Access::Read));
             }
         }
     }

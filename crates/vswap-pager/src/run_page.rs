@@ -62,6 +62,10 @@ counters! {
     StagingHits => "staging_hit",
     /// Evicted pages that came back.
     Refaults => "workingset_refault_anon",
+    /// Pages that left again as they had come in, without being compressed.
+    SwapCacheClean => "swap_cache_clean",
+    /// Pages that had been written since, so that keeping their copy was in vain.
+    SwapCacheStale => "swap_cache_stale",
     /// Refaults soon enough after eviction that the page is protected.
     Activations => "workingset_activate_anon",
     /// Stores that the pool had no room for.
@@ -118,8 +122,10 @@ gauges! {
     Payload => "payload_bytes",
     /// Page table, descriptors and all other bookkeeping.
     Metadata => "metadata_bytes",
-    /// Pages that live only in a backing.
+    /// Pages that are in a backing.
     Swapped => "swapped_bytes",
+    /// Resident pages that are in a backing too.
+    SwapCached => "swapcached_bytes",
     /// Space in use on swap devices.
     SwapUsed => "swap_used_bytes",
     /// Anonymous memory of the process outside managed mappings.
@@ -136,7 +142,7 @@ gauges! {
     ProcessAnon => "process_anon_bytes",
 }
 
-const COUNTER_SLOTS: usize = 40;
+const COUNTER_SLOTS: usize = 42;
 const GAUGE_SLOTS: usize = 16;
 const _: () = assert!(Counter::ALL.len() <= COUNTER_SLOTS && Gauge::ALL.len() <= GAUGE_SLOTS);
 

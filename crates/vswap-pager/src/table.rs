@@ -35,6 +35,13 @@ pub enum PageState {
         /// Sweeps left, 0 to 3.
         age: u8,
     },
+    /// In memory, and, unless it was written since it came in, in the virtual swap space too.
+    Cached {
+        /// What it came from.
+        entry: SwapEntry,
+        /// Whether reclaim spares it at its next sweep.
+        protected: bool,
+    },
     /// Moved out to the staging tray of this number, at the page's offset in its leaf; not
     /// compressed yet.
     Staged {
@@ -47,24 +54,53 @@ pub enum PageState {
     Poisoned,
 }
 
+/// Sweeps that a protected page survives.
+const SWEEPS: u8 = 2;
+
+impl PageState {
+    /// A page in memory that nothing else has.
+    pub const fn resident(protected: bool) -> Self {
+        Self::Resident { age: if protected { SWEEPS } else { 0 } }
+    }
+
+    /// A page that came back from staging, and so proved to be in use; `entry` is the one that it
+    /// had when it went there.
+    pub fn unstaged(entry: Option<SwapEntry>) -> Self {
+        entry.map_or(Self::Resident { age: 1 }, |entry| Self::Cached { entry, protected: true })
+    }
+
+    /// A page in memory and in the swap space; without the latter if its slot's number is too
+    /// large for the word, which is so from 2 TiB on. Gives back the entry that is not kept.
+    pub fn cached(entry: SwapEntry, protected: bool) -> (Self, Option<SwapEntry>) {
+        if entry.raw() <= CACHED_SLOT_MAX {
+            (Self::Cached { entry, protected }, None)
+        } else {
+            (Self::resident(protected), Some(entry))
+        }
+    }
+}
+
 /// The packed form of a [`PageState`].
 ///
 /// | bits 31..29 | meaning | bits 28..0 |
 /// |---|---|---|
 /// | `1xx` | swapped | slot, 31 bits |
-/// | `011` | resident | age |
-/// | `010` | staged | tray |
-/// | `001` | poisoned | 0 |
-/// | `000` | missing | 0 |
+/// | `011` | cached, protected | slot |
+/// | `010` | cached | slot |
+/// | `001` | resident | age |
+/// | `000` | 27: poisoned, 28: staged, neither: missing | tray |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Word(u32);
 
 const SWAPPED: u32 = 1 << 31;
 const KIND_SHIFT: u32 = 29;
-const RESIDENT: u32 = 3;
-const STAGED: u32 = 2;
-const POISONED: u32 = 1;
+const CACHED_PROTECTED: u32 = 3;
+const CACHED: u32 = 2;
+const RESIDENT: u32 = 1;
+const STAGED: u32 = 1 << 28;
+const POISONED: u32 = 1 << 27;
+const CACHED_SLOT_MAX: u32 = (1 << KIND_SHIFT) - 1;
 
 impl Word {
     /// The state that the word stands for.
@@ -77,15 +113,26 @@ impl Word {
         }
         match self.0 >> KIND_SHIFT {
             RESIDENT => PageState::Resident { age: self.0 as u8 & 3 },
-            STAGED => PageState::Staged { tray: self.0 as u8 },
-            POISONED => PageState::Poisoned,
+            kind @ (CACHED | CACHED_PROTECTED) => {
+                match SwapEntry::from_raw(self.0 & CACHED_SLOT_MAX) {
+                    Some(entry) => PageState::Cached { entry, protected: kind != CACHED },
+                    None => PageState::Poisoned,
+                }
+            }
+            _ if self.0 & STAGED != 0 => PageState::Staged { tray: self.0 as u8 },
+            _ if self.0 & POISONED != 0 => PageState::Poisoned,
             _ => PageState::Missing,
         }
     }
 
-    /// Whether the word says resident; cheaper than [`state`](Self::state).
+    /// Whether the page is in memory, cached or not; cheaper than [`state`](Self::state).
     pub fn is_resident(self) -> bool {
-        self.0 >> KIND_SHIFT == RESIDENT
+        matches!(self.0 >> KIND_SHIFT, RESIDENT | CACHED | CACHED_PROTECTED)
+    }
+
+    /// Whether the page is in memory, and no sweep spares it.
+    pub fn is_reclaimable(self) -> bool {
+        self.0 == RESIDENT << KIND_SHIFT || self.0 >> KIND_SHIFT == CACHED
     }
 }
 
@@ -94,9 +141,14 @@ impl From<PageState> for Word {
         Self(match state {
             PageState::Missing => 0,
             PageState::Resident { age } => RESIDENT << KIND_SHIFT | u32::from(age & 3),
-            PageState::Staged { tray } => STAGED << KIND_SHIFT | u32::from(tray),
+            PageState::Cached { entry, protected } => {
+                debug_assert!(entry.raw() <= CACHED_SLOT_MAX);
+                let kind = if protected { CACHED_PROTECTED } else { CACHED };
+                kind << KIND_SHIFT | entry.raw()
+            }
+            PageState::Staged { tray } => STAGED | u32::from(tray),
             PageState::Swapped(entry) => SWAPPED | entry.raw(),
-            PageState::Poisoned => POISONED << KIND_SHIFT,
+            PageState::Poisoned => POISONED,
         })
     }
 }
@@ -374,9 +426,14 @@ mod tests {
 
     #[test]
     fn every_state_survives_packing() {
+        let last_cached = SwapEntry::from_raw(CACHED_SLOT_MAX).unwrap();
         let states = [
             PageState::Missing,
+            PageState::Resident { age: 0 },
             PageState::Resident { age: 3 },
+            PageState::Cached { entry: last_cached, protected: false },
+            PageState::Cached { entry: SwapEntry::from_raw(1).unwrap(), protected: true },
+            PageState::Staged { tray: 0 },
             PageState::Staged { tray: 255 },
             PageState::Swapped(SwapEntry::from_raw((1 << 31) - 1).unwrap()),
             PageState::Swapped(SwapEntry::from_raw(1).unwrap()),
@@ -384,11 +441,23 @@ mod tests {
         ];
         for state in states {
             assert_eq!(Word::from(state).state(), state);
-            assert_eq!(
-                Word::from(state).is_resident(),
-                matches!(state, PageState::Resident { .. })
-            );
+            let (resident, reclaimable) = match state {
+                PageState::Resident { age } => (true, age == 0),
+                PageState::Cached { protected, .. } => (true, !protected),
+                _ => (false, false),
+            };
+            assert_eq!(Word::from(state).is_resident(), resident);
+            assert_eq!(Word::from(state).is_reclaimable(), reclaimable);
         }
+    }
+
+    #[test]
+    fn slots_that_do_not_fit_are_not_kept() {
+        let entry = SwapEntry::from_raw(CACHED_SLOT_MAX + 1).unwrap();
+        assert_eq!(PageState::cached(entry, true), (PageState::resident(true), Some(entry)));
+        let entry = SwapEntry::from_raw(CACHED_SLOT_MAX).unwrap();
+        let cached = PageState::Cached { entry, protected: false };
+        assert_eq!(PageState::cached(entry, false), (cached, None));
     }
 
     #[test]

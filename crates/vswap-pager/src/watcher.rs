@@ -169,6 +169,7 @@ fn publish(engine: &Engine, anonymous: u64) {
         (Gauge::Payload, usage.payload as u64),
         (Gauge::Metadata, metadata),
         (Gauge::Swapped, usage.live_slots * PAGE_SIZE as u64),
+        (Gauge::SwapCached, engine.swap_cache.pages() * PAGE_SIZE as u64),
         (Gauge::SwapUsed, SWAP_FILE.used() as u64),
         (Gauge::Unmanaged, engine.budget.unmanaged()),
         (Gauge::ProcessAnon, anonymous),

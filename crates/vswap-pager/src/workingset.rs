@@ -19,7 +19,6 @@ const CLUSTER_SLOTS: u32 = 512;
 /// Clusters of one piece of the stamp table: 2^23 slots.
 const CLUSTERS_PER_PIECE: usize = 1 << 14;
 const PIECES: usize = 256;
-const SWEEPS: u8 = 2;
 
 static EVICTED: AtomicU32 = AtomicU32::new(0);
 static STAMPS: [AtomicPtr<AtomicU32>; PIECES] =
@@ -58,15 +57,12 @@ pub fn note_evicted(_engine: &Engine, entry: SwapEntry) {
     }
 }
 
-/// Notes that the page came back; gives the sweeps that it is protected for.
-pub fn note_refault(engine: &Engine, entry: SwapEntry) -> u8 {
+/// Notes that the page came back; gives whether it is protected.
+pub fn note_refault(engine: &Engine, entry: SwapEntry) -> bool {
     engine.count(Counter::Refaults, 1);
-    let Some(stamp) = stamp(entry, false) else { return 0 };
+    let Some(stamp) = stamp(entry, false) else { return false };
     let distance = EVICTED.load(Ordering::Relaxed).wrapping_sub(stamp.load(Ordering::Relaxed));
-    if u64::from(distance) < engine.budget.resident_pages() / 2 {
-        engine.count(Counter::Activations, 1);
-        SWEEPS
-    } else {
-        0
-    }
+    let protected = u64::from(distance) < engine.budget.resident_pages() / 2;
+    engine.count(Counter::Activations, u64::from(protected));
+    protected
 }

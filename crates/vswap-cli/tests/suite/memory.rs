@@ -24,6 +24,25 @@ fn filled_memory_keeps_its_content() {
     quarter_and_chaos(&Job::c("fill", &["96", "1", "2"]), "24M");
 }
 
+/// Pages that are only read keep their entries, and one changed byte is noticed.
+#[test]
+fn pages_that_leave_as_they_came_are_not_stored_again() {
+    let handoff = [Vswap::ram("24M"), Vswap::ram("24M").chaos(1)];
+    for (arguments, runs) in
+        [(&["96"][..], handoff.clone()), (&["96", "6", "own"], handoff.map(Vswap::inline))]
+    {
+        let job = Job::c("reread", arguments);
+        let plain = job.plain();
+        for vswap in runs {
+            let paged = job.compare_with(&plain, &vswap);
+            paged.stats().assert_swapped();
+            for counter in ["swap_cache_clean", "swap_cache_stale"] {
+                assert!(paged.stats().counter(counter) > 0, "{counter} is 0");
+            }
+        }
+    }
+}
+
 /// D 96 MiB, r 1, B 24 MiB: all but the budget has to go to the file.
 #[test]
 fn memory_that_does_not_compress_goes_to_the_swap_file() {

@@ -112,6 +112,15 @@ pub const SA_RESTORER: u32 = 0;
 /// Where a signal handler's context holds the mask of the interrupted thread.
 pub const CONTEXT_MASK_OFFSET: usize = 40;
 
+/// Whether the access that a signal is about is known to be a write: never, since the context has
+/// the syndrome only in an optional record.
+///
+/// # Safety
+/// None is needed on this machine.
+pub unsafe fn fault_was_write(_context: *const u8) -> bool {
+    false
+}
+
 /// Not used on this machine.
 pub fn signal_restorer() -> usize {
     0

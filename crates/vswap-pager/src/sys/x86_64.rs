@@ -116,6 +116,17 @@ pub const SA_RESTORER: u32 = 0x0400_0000;
 /// Where a signal handler's context holds the mask of the interrupted thread.
 pub const CONTEXT_MASK_OFFSET: usize = 296;
 
+/// Whether the access that a signal is about was a write: bit 1 of the page fault's error code, the
+/// twentieth of the registers behind 40 bytes of the context.
+///
+/// # Safety
+/// `context` must be what the kernel gave to a handler of SIGBUS or SIGSEGV.
+pub unsafe fn fault_was_write(context: *const u8) -> bool {
+    const ERROR_CODE_OFFSET: usize = 40 + 19 * 8;
+    // SAFETY: the context of a handler is larger than this, and aligned.
+    unsafe { *context.add(ERROR_CODE_OFFSET).cast::<u64>() & 2 != 0 }
+}
+
 /// Address of the code that returns from a signal handler.
 pub fn signal_restorer() -> usize {
     restore as *const () as usize
