@@ -362,6 +362,12 @@ impl Engine {
         self.member().map_or(0, |member| member.counter(counter))
     }
 
+    /// Whose descriptor table the calling thread has.
+    pub fn side(&self) -> Side {
+        let in_pager = task::process_id() == self.pager.load(Ordering::Relaxed);
+        if in_pager { Side::Pager } else { Side::Program }
+    }
+
     /// What a caller on `side` pages with.
     pub fn paging_fds(&self, side: Side) -> &PagingFds {
         match side {

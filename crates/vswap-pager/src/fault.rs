@@ -14,10 +14,9 @@ use vswap_core::{Origin, SwapEntry};
 
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::context::{Context, WINDOW_MAX};
-use crate::engine::Engine;
+use crate::engine::{Engine, Side};
 use crate::link;
 use crate::mailbox::Request;
-use crate::pager;
 use crate::run_page::Counter;
 use crate::sys::Errno;
 use crate::sys::uffd::Uffd;
@@ -287,7 +286,7 @@ impl Window<'_, '_> {
         }
         self.leaf.set(page.offset_in_leaf(), PageState::Poisoned);
         self.engine.count(Counter::Poisoned, 1);
-        if pager::is_caller(self.engine) {
+        if self.engine.side() == Side::Pager {
             link::say_lost_page(self.engine, page.address());
         } else {
             let lost = PageRange { start: page, end: PageNumber(page.0 + 1) };

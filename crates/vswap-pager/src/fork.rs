@@ -110,6 +110,7 @@ fn start_over(engine: &Engine) {
 
 fn reset(engine: &Engine) {
     engine.reset_locks_after_fork();
+    link::reset_after_fork();
     FAULTS.reset_after_fork();
     SWAP_FILE.reset_after_fork();
     hook_stack::reset_after_fork();

@@ -3,7 +3,8 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Side};
+use crate::lock::SpinLock;
 use crate::run_page::{MEMBERS_MAX, RUN_PAGE_SIZE, RunPage};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, memory, socket, task};
@@ -69,18 +70,55 @@ fn share(engine: &Engine, page: *const RunPage, index: usize) {
     engine.join_run(run, &run.members[index]);
 }
 
-/// Tells the user one line, through the coordinator: standard error is the program's own.
+/// Tells the user one line, through the coordinator: standard error is the program's own. For the
+/// pager, whose descriptor the coordinator's is.
 pub fn say(engine: &Engine, text: fmt::Arguments<'_>) {
-    send_line(engine, wire::MESSAGE, text);
+    Message::new(wire::MESSAGE, text).send(engine);
 }
 
-fn send_line(engine: &Engine, kind: u8, text: fmt::Arguments<'_>) {
-    let line = Line::<{ wire::PACKET_MAX - 1 }>::format(text);
-    let mut packet = [kind; wire::PACKET_MAX];
-    let len = 1 + line.as_bytes().len();
-    packet[1..len].copy_from_slice(line.as_bytes());
-    // A coordinator that is gone cannot tell anybody anything.
-    let _ = socket::send(engine.fds.coordinator.load(Ordering::Relaxed), &packet[..len], None);
+#[derive(Clone, Copy)]
+struct Message {
+    kind: u8,
+    line: Line<{ wire::PACKET_MAX - 1 }>,
+}
+
+impl Message {
+    fn new(kind: u8, text: fmt::Arguments<'_>) -> Self {
+        Self { kind, line: Line::format(text) }
+    }
+
+    fn send(&self, engine: &Engine) {
+        let mut packet = [self.kind; wire::PACKET_MAX];
+        let len = 1 + self.line.as_bytes().len();
+        packet[1..len].copy_from_slice(self.line.as_bytes());
+        // A coordinator that is gone cannot tell anybody anything.
+        let _ = socket::send(engine.fds.coordinator.load(Ordering::Relaxed), &packet[..len], None);
+    }
+}
+
+/// Why a thread of the program is about to end it.
+static LAST_WORDS: SpinLock<Option<Message>> = SpinLock::new(None);
+
+/// Says why the program ends. In a thread of the program the coordinator's descriptor would be some
+/// file of the program's, so the pager says it there, when it sees the program gone.
+fn say_last(engine: &Engine, kind: u8, text: fmt::Arguments<'_>) {
+    let message = Message::new(kind, text);
+    match engine.side() {
+        Side::Pager => message.send(engine),
+        Side::Program => *LAST_WORDS.lock() = Some(message),
+    }
+}
+
+/// Says what a thread of the program left to say. For the pager, behind the program's end.
+pub fn say_last_words(engine: &Engine) {
+    // The program may have been killed with the lock.
+    let message = LAST_WORDS.try_lock().and_then(|mut words| words.take());
+    message.inspect(|message| message.send(engine));
+}
+
+/// Frees the lock in the child of a fork.
+pub fn reset_after_fork() {
+    LAST_WORDS.reset_after_fork();
 }
 
 /// Says goodbye, so that the end of this connection does not count as the pager's death.
@@ -102,23 +140,22 @@ pub fn say_lost_page(engine: &Engine, address: usize) {
 
 /// Ends the program because its data does not fit, with one line that says so.
 pub fn end_out_of_memory(engine: &Engine, text: fmt::Arguments<'_>) -> ! {
-    send_line(engine, wire::OUT_OF_MEMORY, text);
+    say_last(engine, wire::OUT_OF_MEMORY, text);
     end_program(engine)
 }
 
 /// Ends the program because going on could give it wrong data.
 pub fn die(engine: &Engine, reason: &str) -> ! {
-    say(
-        engine,
-        format_args!("process {} was ended: {reason}", engine.program.load(Ordering::Relaxed)),
-    );
+    let program = engine.program.load(Ordering::Relaxed);
+    say_last(engine, wire::MESSAGE, format_args!("process {program} was ended: {reason}"));
     end_program(engine)
 }
 
 /// Ends the program because the engine found itself broken.
 pub fn end_broken(engine: &Engine, what: fmt::Arguments<'_>) -> ! {
     let program = engine.program.load(Ordering::Relaxed);
-    say(engine, format_args!("process {program} was ended by an error in vswap: {what}"));
+    let text = format_args!("process {program} was ended by an error in vswap: {what}");
+    say_last(engine, wire::MESSAGE, text);
     end_program(engine)
 }
 
@@ -128,5 +165,23 @@ fn end_program(engine: &Engine) -> ! {
         // The pager goes when it sees that the program is gone; a thread of the program does not
         // return from the kill.
         task::sleep_us(10_000);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::engine;
+
+    #[test]
+    fn a_thread_of_the_program_leaves_its_last_words_to_the_pager() {
+        // Number 0 is standard input here, as it may be anything in the program.
+        engine().fds.coordinator.store(0, Ordering::Relaxed);
+        say_last(engine(), wire::MESSAGE, format_args!("process 7 was ended"));
+        let message = LAST_WORDS.lock().take().expect("kept");
+        assert_eq!(
+            (message.kind, message.line.as_bytes()),
+            (wire::MESSAGE, &b"process 7 was ended"[..])
+        );
     }
 }

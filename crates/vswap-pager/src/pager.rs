@@ -90,11 +90,6 @@ const STARTING: u32 = 0;
 const READY: u32 = 1;
 const FAILED: u32 = 2;
 
-/// Whether the caller is a thread of the pager: descriptors have other numbers in the program.
-pub fn is_caller(engine: &Engine) -> bool {
-    task::process_id() == engine.pager.load(Ordering::Relaxed)
-}
-
 /// Says why memory is not paged.
 pub fn say_not_started(engine: &Engine, error: StartError) {
     // There is no pager to hold a connection, so one is made for the line.

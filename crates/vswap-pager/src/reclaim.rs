@@ -338,7 +338,9 @@ impl Engine {
                 }
                 leaf.set(offset, PageState::Staged { tray: tray.number });
             } else if resident && !stuck.contains(offset) {
-                copy.into_iter().for_each(|entry| self.forget_copy(entry));
+                if let Some(entry) = copy {
+                    self.forget_copy(entry);
+                }
                 self.budget.add_resident(-1);
                 leaf.set(offset, PageState::Missing);
             }

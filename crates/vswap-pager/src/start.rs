@@ -245,11 +245,8 @@ fn adopt(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange, prot: u32)
 }
 
 fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: u32) {
-    let registered = if pager::is_caller(engine) {
-        engine.with_uffd(Side::Pager, |uffd| uffd.register(part.address(), part.bytes()))
-    } else {
-        engine.with_uffd(Side::Program, |uffd| uffd.register(part.address(), part.bytes()))
-    };
+    let registered =
+        engine.with_uffd(engine.side(), |uffd| uffd.register(part.address(), part.bytes()));
     // A mapping that refuses (the program's own userfaultfd, device memory) stays unmanaged.
     if registered.is_err() {
         return;

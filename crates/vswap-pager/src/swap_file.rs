@@ -8,10 +8,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use vswap_core::page::PAGE_SIZE;
 use vswap_core::{Backing, BackingError, Form, Handle, Medium, Room};
 
-use crate::engine::{Side, engine};
+use crate::engine::engine;
 use crate::lock::SpinLock;
 use crate::run_page::{EXTENT_SIZE, RunPage};
-use crate::sys::{Errno, fd, task};
+use crate::sys::{Errno, fd};
 
 const SLOTS_PER_EXTENT: usize = EXTENT_SIZE as usize / PAGE_SIZE;
 const EXTENTS_MAX: usize = 4096;
@@ -208,9 +208,7 @@ impl SwapFile {
     /// The file as the calling thread's process knows it: threads of the program load pages too,
     /// when they fault inline and when memory is excluded from paging.
     fn descriptor() -> i32 {
-        let in_pager = task::process_id() == engine().pager.load(Ordering::Relaxed);
-        let side = if in_pager { Side::Pager } else { Side::Program };
-        engine().paging_fds(side).swap_file.load(Ordering::Relaxed)
+        engine().paging_fds(engine().side()).swap_file.load(Ordering::Relaxed)
     }
 }
 

@@ -137,6 +137,7 @@ pub fn leave_run(engine: &Engine) {
         member.charged.store(0, Ordering::Relaxed);
         member.claim.store(0, Ordering::Relaxed);
     }
+    link::say_last_words(engine);
     link::say_bye(engine);
 }
 
