@@ -5,7 +5,7 @@
 //! and the length in the slot's descriptor, charges groups, and moves objects on when a backing
 //! shrinks or goes away. The backing only keeps bytes.
 
-use crate::entry::Handle;
+use crate::entry::{Handle, SwapEntry};
 
 /// What a backing is made of, which decides who is charged for it and what goes there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,15 @@ pub enum BackingError {
     Io(i32),
 }
 
+/// An object on its way to a backing.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// Whose data it is. The same is said when it is loaded, so that a check can bind the two.
+    pub entry: SwapEntry,
+    /// The object, 1 byte to a page long.
+    pub bytes: &'a [u8],
+}
+
 /// A place for objects.
 ///
 /// Calls come from several threads at a time, with the entry's lock held, so the space never asks
@@ -49,17 +58,41 @@ pub trait Backing: Sync {
     /// What it wants to be given.
     fn form(&self) -> Form;
 
-    /// Keeps a copy of `data`, 1 byte to a page long.
+    /// Keeps a copy of an object.
     ///
     /// # Errors
     /// [`BackingError::Full`], or [`BackingError::Io`], after which no more is stored here.
-    fn store(&self, data: &[u8]) -> Result<Handle, BackingError>;
+    fn store(&self, object: Outgoing<'_>) -> Result<Handle, BackingError>;
+
+    /// Keeps copies of several objects, all or none, and names them in `handles`, which is as long.
+    /// A device puts them side by side and writes them at once.
+    ///
+    /// # Errors
+    /// As for [`Self::store`]; nothing is kept then.
+    fn store_many(
+        &self,
+        objects: &[Outgoing<'_>],
+        handles: &mut [Handle],
+    ) -> Result<(), BackingError> {
+        for (index, object) in objects.iter().enumerate() {
+            match self.store(*object) {
+                Ok(handle) => handles[index] = handle,
+                Err(error) => {
+                    for (handle, object) in handles.iter().zip(&objects[..index]) {
+                        self.free(*handle, object.bytes.len());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
 
     /// Reads an object back. `out` is as long as the object.
     ///
     /// # Errors
     /// [`BackingError::Io`]. The object stays, and may be asked for again.
-    fn load(&self, handle: Handle, out: &mut [u8]) -> Result<(), BackingError>;
+    fn load(&self, entry: SwapEntry, handle: Handle, out: &mut [u8]) -> Result<(), BackingError>;
 
     /// Forgets an object of this length.
     fn free(&self, handle: Handle, length: usize);

@@ -1,6 +1,6 @@
 //! The backings that were added to a space.
 
-use crate::backing::{Backing, BackingError, Medium};
+use crate::backing::{Backing, BackingError, Medium, Outgoing};
 use crate::descriptor::BACKINGS_MAX;
 use crate::entry::{BackingId, Handle};
 use crate::error::BackingSetError;
@@ -129,24 +129,26 @@ impl Backings {
         self.members[id.0 as usize].objects.load(Ordering::Relaxed)
     }
 
-    /// Stores an object in an active backing.
+    /// Stores objects in an active backing, all or none.
     pub(crate) fn store(
         &self,
         id: BackingId,
         backing: &dyn Backing,
-        data: &[u8],
-    ) -> Result<Handle, BackingError> {
+        objects: &[Outgoing<'_>],
+        handles: &mut [Handle],
+    ) -> Result<(), BackingError> {
         let member = &self.members[id.0 as usize];
+        let count = objects.len() as u64;
         // Counted before the state is looked at, while `remove` looks at the count after the state
         // was changed. With both sequentially consistent, one of the two sees the other: either
         // nothing is stored here, or the backing stays.
-        member.objects.fetch_add(1, Ordering::SeqCst);
+        member.objects.fetch_add(count, Ordering::SeqCst);
         let stored = match self.state(id) {
-            BackingState::Active => backing.store(data),
+            BackingState::Active => backing.store_many(objects, handles),
             BackingState::Draining | BackingState::Failed => Err(BackingError::Full),
         };
         if let Err(error) = stored {
-            member.objects.fetch_sub(1, Ordering::Release);
+            member.objects.fetch_sub(count, Ordering::Release);
             if matches!(error, BackingError::Io(_)) {
                 self.set_state(id, BackingState::Failed);
             }

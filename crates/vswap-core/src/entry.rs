@@ -103,7 +103,7 @@ impl BackingId {
 }
 
 /// Where a [`crate::Backing`] put an object, in numbers of its own choice below 2^30.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Handle(u32);
 

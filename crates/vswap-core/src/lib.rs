@@ -60,7 +60,7 @@ pub mod vswap;
 #[cfg(not(loom))]
 mod worker;
 
-pub use backing::{Backing, BackingError, Form, Medium, Room};
+pub use backing::{Backing, BackingError, Form, Medium, Outgoing, Room};
 pub use entry::{BackingId, CLUSTER_SLOTS, GroupId, Handle, SwapEntry};
 pub use error::{
     BackingSetError, CacheError, DupError, GroupError, LoadError, OutOfMemory, StoreError,
@@ -80,7 +80,7 @@ pub use group::{GroupLimits, GroupUsage};
 #[cfg(not(loom))]
 pub use vswap::{
     Cursor, Keep, Limits, Metadata, Origin, Pinned, Recompression, Rehoming, Target, Transfer,
-    Usage, VirtualSwap,
+    Usage, VirtualSwap, WRITE_BACK_BATCH, WriteBack,
 };
 #[cfg(not(loom))]
 pub use worker::Worker;

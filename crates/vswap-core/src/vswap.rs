@@ -34,12 +34,14 @@ mod run;
 mod store;
 mod transfer;
 mod usage;
+mod write_back;
 
 pub use check::Violation;
 pub use load::{Keep, Origin, Pinned};
 pub use recompress::{Cursor, Recompression};
 pub use transfer::{Rehoming, Target, Transfer};
 pub use usage::{Metadata, Usage};
+pub use write_back::{WRITE_BACK_BATCH, WriteBack};
 
 use crate::backing::Backing;
 use crate::backings::{BackingState, Backings};
@@ -165,7 +167,7 @@ impl<P: Platform> VirtualSwap<P> {
     ) -> Result<SwapEntry, StoreError> {
         let found = self.slots.next(self.platform(), &mut worker.single, self.clusters_max);
         let entry = found.map_err(|refusal| self.refused(worker, refusal))?;
-        let place = self.place_page(worker, group, page)?;
+        let place = self.place_page(worker, store::Owner { entry, group }, page)?;
         if let Some(owned) = &mut worker.single {
             self.slots.fill(owned, entry, 1, Descriptor::new(place, group).with_count(1));
         }

@@ -2,14 +2,17 @@
 
 mod common;
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::backings::{RamBacking, TestDevice};
 use common::{any_page, noise, page_of, pages};
+use vswap_core::descriptor::{Kind, Place};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
-    Backing, BackingId, BackingState, CodecKind, Counter, Cursor, GroupId, GroupLimits, Limits,
-    LoadError, Origin, Page, StoreError, SwapEntry, Target, Transfer, VirtualSwap, Worker,
+    Backing, BackingError, BackingId, BackingState, CodecKind, Counter, Cursor, Form, GroupId,
+    GroupLimits, Handle, Limits, LoadError, Medium, Origin, Outgoing, PAGE_SIZE, Page, Room,
+    StoreError, SwapEntry, Target, Transfer, VirtualSwap, Worker,
 };
 
 type Space = VirtualSwap<MmapPlatform>;
@@ -306,6 +309,178 @@ fn writeback_keeps_every_page() {
     compare(&space, &mut worker, &entries);
     space.free_many(&entries);
     space.retire(worker);
+}
+
+/// Writes everything back, batch by batch, and gives the number of objects that moved.
+fn write_all_back(space: &Space, worker: &mut Worker, id: BackingId) -> usize {
+    let (mut from, mut written) = (Some(Cursor::START), 0);
+    let mut buffer = vec![0; 7 * PAGE_SIZE];
+    while let Some(cursor) = from {
+        let done = space.write_back(worker, id, (cursor, 100), &mut buffer, |_| true);
+        let done = done.expect("known");
+        assert_eq!((done.raced, done.refused), (0, None));
+        (from, written) = (done.next, written + done.written);
+    }
+    written
+}
+
+#[test]
+fn batches_of_writeback_keep_every_page() {
+    let backings: [&'static dyn Backing; 2] = [TestDevice::new(1000), RamBacking::new(u64::MAX)];
+    for backing in backings {
+        let space = VirtualSwap::new(MmapPlatform, Limits::NONE);
+        let mut worker = space.worker(CodecKind::Lz4).expect("memory");
+        let entries = fill(&space, &mut worker, 300);
+        let id = space.add_backing(backing).expect("room");
+        let pooled = space.usage().counter(Counter::Zswpout);
+        assert_eq!(write_all_back(&space, &mut worker, id), pooled as usize);
+        assert_eq!(write_all_back(&space, &mut worker, id), 0, "nothing is left to write");
+        compare(&space, &mut worker, &entries);
+        let words = entries.iter().filter(|&&entry| space.peek(entry).kind() == Kind::SameFilled);
+        assert_eq!(space.usage().payload, 8 * words.clone().count() - inline_words(&space, words));
+        space.free_many(&entries);
+        assert_eq!(backing.room().used, 0);
+        space.retire(worker);
+        space.check();
+    }
+}
+
+/// Bytes that same-filled entries would take in the pool if their words were not in the descriptor.
+fn inline_words<'a>(space: &Space, entries: impl Iterator<Item = &'a SwapEntry>) -> usize {
+    let in_pool = |entry: &&SwapEntry| {
+        matches!(space.peek(**entry).place(), Some(Place::SameFilledInPool(_)))
+    };
+    entries.filter(|entry| !in_pool(entry)).count() * 8
+}
+
+/// A batch that fails at any of its objects leaves all of them where they were, and no charge.
+#[test]
+fn writeback_is_all_or_nothing() {
+    for failing in 0..5 {
+        let device = TestDevice::new(1000);
+        let space = VirtualSwap::new(MmapPlatform, Limits::NONE);
+        let mut worker = space.worker(CodecKind::Lz4).expect("memory");
+        let group = space.create_group(GroupId::ROOT, GroupLimits::default()).expect("room");
+        let store = |n| space.swap_out(&mut worker, group, &page_of(n)).expect("room");
+        let entries: Vec<_> = (0..5).map(store).collect();
+        let id = space.add_backing(device).expect("room");
+        device.stores_left.store(failing, Relaxed);
+        let mut buffer = vec![0; 8 * PAGE_SIZE];
+        let mut write = |wanted: fn(SwapEntry) -> bool| {
+            let all = (Cursor::START, 1000);
+            space.write_back(&mut worker, id, all, &mut buffer, wanted).expect("known")
+        };
+        let done = write(|_| true);
+        assert_eq!((done.written, done.refused), (0, Some(BackingError::Full)));
+        assert_eq!((device.used(), space.group_usage(group).expect("exists").swap), (0, 0));
+        assert_eq!(write(|_| false).written, 0, "what is not wanted stays");
+        // A limit stops each object by itself.
+        device.stores_left.store(usize::MAX, Relaxed);
+        let limits = GroupLimits { swap_max: 2 * PAGE_SIZE as u64, ..GroupLimits::default() };
+        space.set_group_limits(group, limits).expect("exists");
+        assert_eq!((write(|_| true).written, device.used()), (2, 2));
+        space.check();
+        for (number, &entry) in entries.iter().enumerate() {
+            let mut page = Page::ZERO;
+            space.load(&mut worker, entry, &mut page).expect("stored");
+            assert!(page.0 == page_of(number as u64).0);
+        }
+        space.free_many(&entries);
+        assert_eq!((device.used(), space.group_usage(group).expect("exists").swap), (0, 0));
+        space.retire(worker);
+        space.check();
+    }
+}
+
+/// A device during whose writes other threads get on, here with `meddle`.
+struct Meddling {
+    device: &'static TestDevice,
+    meddle: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Backing for Meddling {
+    fn medium(&self) -> Medium {
+        self.device.medium()
+    }
+
+    fn form(&self) -> Form {
+        self.device.form()
+    }
+
+    fn store(&self, object: Outgoing<'_>) -> Result<Handle, BackingError> {
+        if let Some(meddle) = self.meddle.lock().unwrap().take() {
+            meddle();
+        }
+        self.device.store(object)
+    }
+
+    fn load(&self, entry: SwapEntry, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
+        self.device.load(entry, handle, out)
+    }
+
+    fn free(&self, handle: Handle, length: usize) {
+        self.device.free(handle, length);
+    }
+
+    fn room(&self) -> Room {
+        self.device.room()
+    }
+}
+
+/// Entries that are freed, reused for another page at the same place, or changed while they are being
+/// written stay what they have become.
+#[test]
+fn what_changes_while_it_is_written_back_stays_as_it_is() {
+    let space: &'static Space = Box::leak(Box::new(Space::new(MmapPlatform, Limits::NONE)));
+    let worker = || space.worker(CodecKind::Lz4).expect("memory");
+    let backing: &'static Meddling =
+        Box::leak(Box::new(Meddling { device: TestDevice::new(1000), meddle: Mutex::new(None) }));
+    // One worker stores, so that it has the segment in which places are reused; the other writes.
+    let (mut other, mut writer) = (worker(), worker());
+    let mut store = |page: &Page| {
+        let entry = space.alloc_run(&mut other, GroupId::ROOT, 1).expect("room");
+        space.dup(entry).expect("live");
+        space.store(&mut other, entry, page).expect("room");
+        entry
+    };
+    let length = |entry| space.pin(entry).and_then(|pin| Some(pin.object()?.len()));
+    let entries: Vec<_> = (0..4).map(|n| store(&page_of(n))).collect();
+    let (stays, freed, rewritten, poisoned) = (entries[0], entries[1], entries[2], entries[3]);
+    let changed = (0..PAGE_SIZE).find_map(|index| {
+        let mut page = page_of(2);
+        page.0[index] ^= 1;
+        let entry = store(&page);
+        let fits = length(entry) == length(rewritten);
+        space.free(entry);
+        space.cache_remove(entry).expect("cached");
+        fits.then_some(page)
+    });
+    let changed = changed.expect("some other page is as long when it is compressed");
+    let id = space.add_backing(backing).expect("room");
+    let (place, newer) = (space.peek(rewritten).place(), Page(changed.0));
+    *backing.meddle.lock().unwrap() = Some(Box::new(move || {
+        space.free(freed);
+        space.cache_remove(freed).expect("cached");
+        // The pool gives the place that was freed last, so the new page is where the old one was.
+        space.store(&mut other, rewritten, &newer).expect("room");
+        space.poison(poisoned);
+        space.retire(other);
+    }));
+    let mut buffer = vec![0; 8 * PAGE_SIZE];
+    let all = (Cursor::START, 1000);
+    let done = space.write_back(&mut writer, id, all, &mut buffer, |_| true).expect("known");
+    assert_eq!(place, space.peek(rewritten).place(), "the test is about a place that is reused");
+    assert_eq!((done.written, done.raced), (1, 3));
+    assert_eq!(backing.device.used(), 1);
+    let mut page = Page::ZERO;
+    assert_eq!(space.load(&mut writer, stays, &mut page), Ok(Origin::Backing(id)));
+    assert!(page.0 == page_of(0).0);
+    assert_eq!(space.load(&mut writer, rewritten, &mut page), Ok(Origin::Pool));
+    assert!(page.0 == changed.0);
+    assert_eq!(space.load(&mut writer, poisoned, &mut page), Err(LoadError::Poisoned));
+    assert_eq!(space.load(&mut writer, freed, &mut page), Err(LoadError::NoEntry));
+    space.retire(writer);
+    space.check();
 }
 
 #[test]

@@ -15,7 +15,7 @@ use common::backings::{RamBacking, TestDevice};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
     BackingId, BackingState, CacheError, CodecKind, Cursor, DupError, GroupId, GroupLimits, Limits,
-    LoadError, Page, StoreError, SwapEntry, Target, TransferError, VirtualSwap, Worker,
+    LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Target, TransferError, VirtualSwap, Worker,
 };
 
 const WORKERS: usize = 2;
@@ -38,6 +38,7 @@ enum Op {
     CacheRemove { at: usize },
     Write { at: usize, page: u64 },
     Transfer { at: usize, target: u8 },
+    WriteBack { at: usize, slots: usize, to_device: bool, pages: usize },
     Compact { bytes: usize },
     Recompress { codec: i32 },
     PoolLimit { bytes: Option<usize> },
@@ -69,6 +70,9 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => at().prop_map(|at| Op::CacheRemove { at }),
         2 => (at(), page()).prop_map(|(at, page)| Op::Write { at, page }),
         5 => (at(), 0..4u8).prop_map(|(at, target)| Op::Transfer { at, target }),
+        3 => (at(), 1..600usize, any::<bool>(), 1..20usize).prop_map(|(at, slots, to_device, pages)| {
+            Op::WriteBack { at, slots, to_device, pages }
+        }),
         1 => (0..100_000usize).prop_map(|bytes| Op::Compact { bytes }),
         1 => (-1..3i32).prop_map(|codec| Op::Recompress { codec }),
         2 => proptest::option::of(0..200_000usize).prop_map(|bytes| Op::PoolLimit { bytes }),
@@ -180,35 +184,8 @@ impl Machine {
                 }
             }
             Op::Dup { at, n } => self.dup(at, n),
-            Op::Holds { at, page } => {
-                let Some(entry) = self.pick(at) else { return };
-                let stored = self.model[&entry].stored;
-                let asked = if let Stored::Page(held) = stored
-                    && at % 2 == 0
-                {
-                    held
-                } else {
-                    page
-                };
-                let held = self.space.holds(&mut self.workers[self.at], entry, &any_page(asked));
-                // A device can fail to read, and then nothing is known to be the same.
-                let same =
-                    matches!(stored, Stored::Page(page) if any_page(page).0 == any_page(asked).0);
-                assert!(same || !held, "{entry:?} is said to hold page {asked}, not {stored:?}");
-                assert!(
-                    held || !same || self.device.0.fail_loads.load(Relaxed),
-                    "{entry:?} holds {asked}"
-                );
-            }
-            Op::Renew { at } => {
-                let Some(entry) = self.pick(at) else { return };
-                let renewed = self.space.renew(&mut self.workers[self.at], entry);
-                if renewed != entry {
-                    let known = self.model.remove(&entry).expect("picked");
-                    assert!(known.count == 1 && known.cached.is_none(), "{known:?} was not alone");
-                    assert_eq!(self.model.insert(renewed, known), None, "{renewed:?} was in use");
-                }
-            }
+            Op::Holds { at, page } => self.holds(at, page),
+            Op::Renew { at } => self.renew(at),
             Op::AllocRun { order } => {
                 if let Ok(first) = self.space.alloc_run(worker, GroupId::ROOT, 1 << order) {
                     assert_eq!(first.raw() % (1 << order), 0, "runs are aligned");
@@ -233,6 +210,9 @@ impl Machine {
                 }
             }
             Op::Transfer { at, target } => self.transfer(at, target),
+            Op::WriteBack { at, slots, to_device, pages } => {
+                self.write_back(at, slots, to_device, pages);
+            }
             Op::Compact { bytes } => {
                 self.space.compact(worker, bytes);
             }
@@ -262,12 +242,7 @@ impl Machine {
                     GroupLimits { zswap_max: bytes.unwrap_or(u64::MAX), ..Default::default() };
                 self.space.set_group_limits(self.group, limits).expect("known");
             }
-            Op::Poison { at } => {
-                if let Some(entry) = self.pick(at) {
-                    self.space.poison(entry);
-                    self.model.get_mut(&entry).expect("picked").stored = Stored::Poison;
-                }
-            }
+            Op::Poison { at } => self.poison(at),
             Op::Switch => self.at = (self.at + 1) % WORKERS,
             Op::Retire => {
                 let fresh = self.space.worker(CodecKind::Zstd(1)).expect("memory");
@@ -321,6 +296,47 @@ impl Machine {
             let known = self.model.get_mut(&entry).expect("picked");
             (known.cached, known.stored) = (Some(number), Stored::Nothing);
         }
+    }
+
+    fn poison(&mut self, at: usize) {
+        let Some(entry) = self.pick(at) else { return };
+        self.space.poison(entry);
+        self.model.get_mut(&entry).expect("picked").stored = Stored::Poison;
+    }
+
+    fn holds(&mut self, at: usize, page: u64) {
+        let Some(entry) = self.pick(at) else { return };
+        let stored = self.model[&entry].stored;
+        let asked = match stored {
+            Stored::Page(held) if at.is_multiple_of(2) => held,
+            _ => page,
+        };
+        let held = self.space.holds(&mut self.workers[self.at], entry, &any_page(asked));
+        let same = matches!(stored, Stored::Page(page) if any_page(page).0 == any_page(asked).0);
+        assert!(same || !held, "{entry:?} is said to hold page {asked}, not {stored:?}");
+        // A device can fail to read, and then nothing is known to be the same.
+        assert!(held || !same || self.device.0.fail_loads.load(Relaxed), "{entry:?} holds {asked}");
+    }
+
+    fn renew(&mut self, at: usize) {
+        let Some(entry) = self.pick(at) else { return };
+        let renewed = self.space.renew(&mut self.workers[self.at], entry);
+        if renewed != entry {
+            let known = self.model.remove(&entry).expect("picked");
+            assert!(known.count == 1 && known.cached.is_none(), "{known:?} was not alone");
+            assert_eq!(self.model.insert(renewed, known), None, "{renewed:?} was in use");
+        }
+    }
+
+    fn write_back(&mut self, at: usize, slots: usize, to_device: bool, pages: usize) {
+        let id = if to_device { self.device.1 } else { self.ram.1 };
+        let from = self.pick(at).map_or(Cursor::START, Cursor::at);
+        let mut buffer = vec![0; pages * PAGE_SIZE];
+        let wanted = |entry: SwapEntry| !entry.raw().is_multiple_of(5);
+        let worker = &mut self.workers[self.at];
+        let done = self.space.write_back(worker, id, (from, slots), &mut buffer, wanted);
+        let done = done.expect("known");
+        assert!(done.raced == 0 && (done.written == 0 || done.refused.is_none()), "{done:?}");
     }
 
     fn dup(&mut self, at: usize, n: usize) {

@@ -16,7 +16,7 @@ use shuttle::scheduler::RandomScheduler;
 use shuttle::{Config, Runner, thread};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
-    CodecKind, Cursor, GroupId, GroupLimits, Limits, LoadError, Page, SwapEntry, Target,
+    CodecKind, Cursor, GroupId, GroupLimits, Limits, LoadError, PAGE_SIZE, Page, SwapEntry, Target,
     VirtualSwap, Worker,
 };
 
@@ -107,8 +107,11 @@ fn housekeeping_and_readers() {
                     space.rehome(worker, id, Cursor::START, 10).expect("known");
                 }
             }),
-            with_worker(&space, |space, worker| {
+            with_worker(&space, move |space, worker| {
                 space.recompress(worker, Cursor::START, 10, CodecKind::Zstd(1)).expect("memory");
+                let mut buffer = [0; 2 * PAGE_SIZE];
+                let all = (Cursor::START, 1000);
+                space.write_back(worker, id, all, &mut buffer, |_| true).expect("known");
                 space.compact(worker, usize::MAX);
             }),
         ];

@@ -4,15 +4,15 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use common::backings::{RamBacking, TestDevice};
 use common::{Random, page_of};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
-    BackingId, CodecKind, Cursor, GroupId, Limits, LoadError, Page, SwapEntry, Target, VirtualSwap,
-    Worker,
+    BackingId, CodecKind, Cursor, GroupId, Limits, LoadError, PAGE_SIZE, Page, SwapEntry, Target,
+    VirtualSwap, Worker,
 };
 
 const THREADS: u64 = 3;
@@ -41,6 +41,7 @@ struct Shared {
     cells: Vec<AtomicU64>,
     ram: (&'static RamBacking, BackingId),
     device: BackingId,
+    written_back: AtomicUsize,
     stop: AtomicBool,
 }
 
@@ -62,6 +63,7 @@ impl Shared {
             device: space.add_backing(TestDevice::new(10_000)).expect("room"),
             space,
             cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect(),
+            written_back: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         }
     }
@@ -154,7 +156,7 @@ impl Shared {
         let mut worker = self.space.worker(CodecKind::Zstd(1)).expect("memory");
         let mut random = Random::new(99);
         while !self.stop.load(Ordering::Relaxed) {
-            match random.below(4) {
+            match random.below(5) {
                 0 => {
                     self.space.compact(&mut worker, 1 << 20);
                 }
@@ -167,6 +169,16 @@ impl Shared {
                     self.ram.0.set_capacity(random.below(300_000) as u64);
                     let done = self.space.rehome(&mut worker, self.ram.1, Cursor::START, 100);
                     done.expect("known");
+                }
+                3 => {
+                    let id = if random.below(2) == 0 { self.ram.1 } else { self.device };
+                    let mut buffer = vec![0; 8 * PAGE_SIZE];
+                    let slots = (Cursor::START, 2000);
+                    let done =
+                        self.space.write_back(&mut worker, id, slots, &mut buffer, |entry| {
+                            entry.raw() % 3 == random.below(3) as u32
+                        });
+                    self.written_back.fetch_add(done.expect("known").written, Ordering::Relaxed);
                 }
                 _ => self.space.set_pool_limit((64 << 10) + random.below(1 << 20)),
             }
@@ -200,6 +212,7 @@ fn threads_that_share_entries_read_what_was_stored() {
         shared.stop.store(true, Ordering::Relaxed);
         keeper.join().expect("the housekeeper did not fail");
         assert!(done.into_iter().all(|done| done), "a thread failed");
+        assert!(shared.written_back.load(Ordering::Relaxed) > 0);
     });
     shared.space.check();
     let mut worker = shared.space.worker(CodecKind::Lz4).expect("memory");

@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use vswap_core::page::PAGE_SIZE;
-use vswap_core::{Backing, BackingError, Form, Handle, Medium, Room};
+use vswap_core::{Backing, BackingError, Form, Handle, Medium, Outgoing, Room, SwapEntry};
 
 use crate::engine::engine;
 use crate::lock::SpinLock;
@@ -226,7 +226,8 @@ impl Backing for SwapFile {
         Form::Pages
     }
 
-    fn store(&self, data: &[u8]) -> Result<Handle, BackingError> {
+    fn store(&self, object: Outgoing<'_>) -> Result<Handle, BackingError> {
+        let data = object.bytes;
         let stored = self.write(data);
         let word = stored.map_or_else(Refusal::to_word, |_| NOT_REFUSED);
         // Read before it is written: several reclaim at once, and it hardly ever changes.
@@ -236,7 +237,7 @@ impl Backing for SwapFile {
         stored.map_err(Refusal::error)
     }
 
-    fn load(&self, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
+    fn load(&self, _entry: SwapEntry, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
         match fd::pread(Self::descriptor(), out, self.place(handle)) {
             Ok(read) if read == out.len() => Ok(()),
             Ok(_) => Err(BackingError::Io(Errno::EIO.0)),

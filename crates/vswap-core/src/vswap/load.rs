@@ -121,11 +121,11 @@ impl<P: Platform> VirtualSwap<P> {
         if let (true, Some(place @ (Place::Zero | Place::SameFilled(_)))) =
             (word.is_live(), word.place())
         {
-            return self.read_place(&mut worker.coder, &worker.record, place, out);
+            return self.read_place(&mut worker.coder, &worker.record, (entry, place), out);
         }
         let word = slot.lock(self.platform()).map_err(|_| LoadError::NoEntry)?;
         let read = match word.place() {
-            Some(place) => self.read_place(&mut worker.coder, &worker.record, place, out),
+            Some(place) => self.read_place(&mut worker.coder, &worker.record, (entry, place), out),
             None => Err(LoadError::NoEntry),
         };
         self.unlock(entry, slot);
@@ -146,7 +146,7 @@ impl<P: Platform> VirtualSwap<P> {
         let slot = self.descriptor(entry).ok_or(LoadError::NoEntry)?;
         let word = slot.lock(self.platform()).map_err(|_| LoadError::NoEntry)?;
         let Some(place) = word.place() else { return Err(LoadError::NoEntry) };
-        let read = self.read_place(&mut worker.coder, &worker.record, place, out);
+        let read = self.read_place(&mut worker.coder, &worker.record, (entry, place), out);
         if read.is_ok() {
             self.move_to(entry, slot, word, Place::Page);
         } else {
@@ -168,10 +168,10 @@ impl<P: Platform> VirtualSwap<P> {
         &self,
         coder: &mut Coder,
         record: &RecordId,
-        place: Place,
+        at: (SwapEntry, Place),
         out: &mut Page,
     ) -> Result<Origin, LoadError> {
-        let (origin, counter) = self.decode_place(coder, record, place, out)?;
+        let (origin, counter) = self.decode_place(coder, record, at, out)?;
         self.counters.add(record, counter, 1);
         self.note_memory(coder, record);
         Ok(origin)
@@ -183,7 +183,7 @@ impl<P: Platform> VirtualSwap<P> {
         &self,
         coder: &mut Coder,
         record: &RecordId,
-        place: Place,
+        (entry, place): (SwapEntry, Place),
         out: &mut Page,
     ) -> Result<(Origin, Counter), LoadError> {
         Ok(match place {
@@ -214,9 +214,9 @@ impl<P: Platform> VirtualSwap<P> {
             Place::Backing { device, id, handle, length, encoding } => {
                 let length = usize::from(length);
                 if encoding == Encoding::Raw {
-                    self.fetch(record, id, handle, &mut out.0[..length])?;
+                    self.fetch(record, id, (entry, handle), &mut out.0[..length])?;
                 } else {
-                    self.fetch(record, id, handle, coder.fetched(length))?;
+                    self.fetch(record, id, (entry, handle), coder.fetched(length))?;
                     let decoded = coder.decompress_fetched(self.platform(), encoding, length, out);
                     self.count_corrupt(record, decoded)?;
                 }
@@ -250,11 +250,11 @@ impl<P: Platform> VirtualSwap<P> {
         &self,
         record: &RecordId,
         id: BackingId,
-        handle: Handle,
+        (entry, handle): (SwapEntry, Handle),
         out: &mut [u8],
     ) -> Result<(), LoadError> {
         let backing = self.backings.get(self.platform(), id).ok_or(LoadError::Io(0))?;
-        backing.load(handle, out).map_err(|error| {
+        backing.load(entry, handle, out).map_err(|error| {
             self.counters.add(record, Counter::ReadFail, 1);
             match error {
                 BackingError::Io(number) => LoadError::Io(number),

@@ -1,11 +1,11 @@
 //! Walking all entries, and coding cold ones again with a stronger codec.
 
 use super::VirtualSwap;
-use super::store::{COMPRESSED_MAX, Object};
+use super::store::{COMPRESSED_MAX, Object, Owner};
 use crate::codec::CodecKind;
 use crate::counters::Counter;
 use crate::descriptor::{AtomicDescriptor, Descriptor, Place};
-use crate::entry::{CLUSTER_SLOTS, ClusterId, GroupId, SwapEntry};
+use crate::entry::{CLUSTER_SLOTS, ClusterId, SwapEntry};
 use crate::error::OutOfMemory;
 use crate::platform::Platform;
 use crate::worker::{Worker, encoding_of};
@@ -86,7 +86,8 @@ impl<P: Platform> VirtualSwap<P> {
             let copy = match could_shrink(word) {
                 Some((place, length)) => {
                     done.tried += 1;
-                    self.smaller_copy(worker, word.group(), place, length, codec)
+                    let owner = Owner { entry, group: word.group() };
+                    self.smaller_copy(worker, owner, place, length, codec)
                 }
                 None => Ok(None),
             };
@@ -113,19 +114,19 @@ impl<P: Platform> VirtualSwap<P> {
     fn smaller_copy(
         &self,
         worker: &mut Worker,
-        group: GroupId,
+        owner: Owner,
         place: Place,
         length: usize,
         codec: CodecKind,
     ) -> Result<Option<(Place, usize)>, OutOfMemory> {
         let Worker { pool, record, coder, page, .. } = worker;
-        if self.decode_place(coder, record, place, page).is_err() {
+        if self.decode_place(coder, record, (owner.entry, place), page).is_err() {
             return Ok(None);
         }
         let limit = length.saturating_sub(WORTHWHILE).min(COMPRESSED_MAX);
         let coded = coder.compress_with(self.platform(), codec, page, limit)?;
         let Some((bytes, encoding)) = coded else { return Ok(None) };
-        let copy = self.keep(pool, record, Object { group, bytes, encoding });
+        let copy = self.keep(pool, record, Object { owner, bytes, encoding });
         Ok(copy.ok().map(|object| (Place::Compressed { object, encoding }, length - bytes.len())))
     }
 }

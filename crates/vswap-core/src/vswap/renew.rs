@@ -17,21 +17,25 @@ impl<P: Platform> VirtualSwap<P> {
         let Some(slot) = self.descriptor(entry) else { return false };
         let Ok(word) = slot.lock(self.platform()) else { return false };
         let Worker { coder, record, page: copy, .. } = worker;
-        let same =
-            word.place().is_some_and(|place| self.decode_place(coder, record, place, copy).is_ok())
-                && copy.0 == page.0;
+        let same = word
+            .place()
+            .is_some_and(|place| self.decode_place(coder, record, (entry, place), copy).is_ok())
+            && copy.0 == page.0;
         self.unlock(entry, slot);
         same
     }
 
     /// Gives the data of `kept` a new entry and frees the old one, so that slots go on to be in the
-    /// order of eviction. `kept` must be the caller's alone; an entry that has other references, or
-    /// for which there is no new slot, stays as it is and is given back.
+    /// order of eviction. `kept` must be the caller's alone; an entry that has other references or an
+    /// object in a backing, or for which there is no new slot, stays as it is and is given back.
     pub fn renew(&self, worker: &mut Worker, kept: SwapEntry) -> SwapEntry {
         let Some(slot) = self.descriptor(kept) else { return kept };
         let Ok(word) = slot.lock(self.platform()) else { return kept };
         let is_alone = word.count() == 1 && !word.is_cached();
-        let place = word.place().filter(|place| is_alone && *place != Place::Poisoned);
+        let place = word.place().filter(|place| {
+            // An object in a backing is known there by its entry.
+            is_alone && !matches!(place, Place::Poisoned | Place::Backing { .. })
+        });
         let found = place.and_then(|place| {
             let entry = self.slots.next(self.platform(), &mut worker.single, self.clusters_max);
             Some((place, entry.ok()?))

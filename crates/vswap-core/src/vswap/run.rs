@@ -4,6 +4,7 @@
 //! when it is stored. Each of its entries has a place of its own, so a run can mix all backings,
 //! and an error concerns one page.
 
+use super::store::Owner;
 use super::{Keep, Origin, VirtualSwap};
 use crate::counters::Counter;
 use crate::descriptor::{Descriptor, Place};
@@ -94,7 +95,7 @@ impl<P: Platform> VirtualSwap<P> {
         if let Some(place) = word.place() {
             self.release_place(entry, word.group(), place);
         }
-        let placed = self.place_page(worker, word.group(), page);
+        let placed = self.place_page(worker, Owner { entry, group: word.group() }, page);
         if let Some(dead) = slot.unlock_at(placed.unwrap_or(Place::Page)) {
             self.finish_free(entry, dead);
         }

@@ -6,10 +6,10 @@
 //! charge, and either puts it into a descriptor or hands it to `release_place`.
 
 use super::VirtualSwap;
-use crate::backing::{Backing, BackingError, Form, Medium};
+use crate::backing::{Backing, BackingError, Form, Medium, Outgoing};
 use crate::counters::{Counter, Counters, RecordId};
 use crate::descriptor::{Encoding, Place};
-use crate::entry::{BackingId, GroupId};
+use crate::entry::{BackingId, GroupId, Handle, SwapEntry};
 use crate::error::StoreError;
 use crate::group::Resource;
 use crate::page::{PAGE_SIZE, Page};
@@ -21,10 +21,17 @@ use crate::worker::Worker;
 /// An object longer than this is not worth decompressing for: the page is kept as it is.
 pub(super) const COMPRESSED_MAX: usize = PAGE_SIZE - PAGE_SIZE / 64;
 
+/// Whose an object is.
+#[derive(Clone, Copy)]
+pub(super) struct Owner {
+    pub(super) entry: SwapEntry,
+    pub(super) group: GroupId,
+}
+
 /// The object that is looking for a place.
 #[derive(Clone, Copy)]
 pub(super) struct Object<'a> {
-    pub(super) group: GroupId,
+    pub(super) owner: Owner,
     pub(super) bytes: &'a [u8],
     pub(super) encoding: Encoding,
 }
@@ -35,15 +42,15 @@ impl<P: Platform> VirtualSwap<P> {
     pub(super) fn place_page(
         &self,
         worker: &mut Worker,
-        group: GroupId,
+        owner: Owner,
         page: &Page,
     ) -> Result<Place, StoreError> {
         if let Some(word) = repeated_word(page)
-            && let Some(place) = self.place_word(worker, group, word)
+            && let Some(place) = self.place_word(worker, owner, word)
         {
             return Ok(place);
         }
-        self.place_object(worker, group, page)
+        self.place_object(worker, owner, page)
             .inspect_err(|_| self.counters.add(&worker.record, Counter::StoreFull, 1))
     }
 
@@ -51,22 +58,22 @@ impl<P: Platform> VirtualSwap<P> {
     fn place_object(
         &self,
         worker: &mut Worker,
-        group: GroupId,
+        owner: Owner,
         page: &Page,
     ) -> Result<Place, StoreError> {
         let Worker { pool, record, coder, .. } = worker;
-        if !self.groups.has_room(group, Resource::Zswap) {
+        if !self.groups.has_room(owner.group, Resource::Zswap) {
             self.counters.add(record, Counter::ZswapMax, 1);
-            return self.place_on(record, Medium::Device, Object::raw(group, page), page);
+            return self.place_on(record, Medium::Device, Object::raw(owner, page), page);
         }
         if let Some((bytes, encoding)) = coder.compress(page, COMPRESSED_MAX) {
-            let object = Object { group, bytes, encoding };
+            let object = Object { owner, bytes, encoding };
             self.place_in_pool(pool, record, object)
                 .or_else(|_| self.place_on(record, Medium::Ram, object, page))
                 .or_else(|_| self.place_on(record, Medium::Device, object, page))
         } else {
             self.counters.add(record, Counter::RejectCompressPoor, 1);
-            let object = Object::raw(group, page);
+            let object = Object::raw(owner, page);
             self.place_on(record, Medium::Device, object, page)
                 .or_else(|_| self.place_in_pool(pool, record, object))
                 .or_else(|_| self.place_on(record, Medium::Ram, object, page))
@@ -75,13 +82,13 @@ impl<P: Platform> VirtualSwap<P> {
 
     /// The place of a page that repeats `word`; `None` if the word needs pool memory that is not
     /// to be had, so that the page is treated as any other.
-    fn place_word(&self, worker: &mut Worker, group: GroupId, word: u64) -> Option<Place> {
+    fn place_word(&self, worker: &mut Worker, owner: Owner, word: u64) -> Option<Place> {
         let Worker { pool, record, .. } = worker;
         let place = if let Some(place) = Place::same_filled(word) {
             place
         } else {
             let bytes = &word.to_ne_bytes();
-            let object = Object { group, bytes, encoding: Encoding::Raw };
+            let object = Object { owner, bytes, encoding: Encoding::Raw };
             Place::SameFilledInPool(self.keep(pool, record, object).ok()?)
         };
         let counter =
@@ -113,12 +120,12 @@ impl<P: Platform> VirtualSwap<P> {
         object: Object<'_>,
     ) -> Result<Stored, StoreError> {
         let length = object.bytes.len() as u64;
-        if !self.groups.charge(object.group, Resource::Zswap, length) {
+        if !self.groups.charge(object.owner.group, Resource::Zswap, length) {
             self.counters.add(record, Counter::ZswapMax, 1);
             return Err(StoreError::GroupLimit);
         }
         self.pool.store(pool, object.bytes).map_err(|_| {
-            self.groups.uncharge(object.group, Resource::Zswap, length);
+            self.groups.uncharge(object.owner.group, Resource::Zswap, length);
             self.counters.add(record, Counter::PoolLimitHit, 1);
             StoreError::Full
         })
@@ -137,7 +144,7 @@ impl<P: Platform> VirtualSwap<P> {
         for (id, backing) in self.backings.of(self.platform(), medium) {
             let object = match backing.form() {
                 Form::Objects => object,
-                Form::Pages => Object::raw(object.group, page),
+                Form::Pages => Object::raw(object.owner, page),
             };
             match self.place_in_backing(record, id, backing, object) {
                 Ok(place) => return Ok(place),
@@ -156,22 +163,29 @@ impl<P: Platform> VirtualSwap<P> {
         object: Object<'_>,
     ) -> Result<Place, StoreError> {
         let device = backing.medium() == Medium::Device;
-        let (resource, amount) = backing_charge(device, object.bytes.len());
-        let allowed = self.groups.has_room(object.group, resource);
-        if !(allowed && self.groups.charge(object.group, resource, amount)) {
+        let (group, length) = (object.owner.group, object.bytes.len());
+        if !self.charge_backing(group, backing, length) {
             let counter = if device { Counter::SwapMax } else { Counter::ZswapMax };
             self.counters.add(record, counter, 1);
             return Err(StoreError::GroupLimit);
         }
-        match self.backings.store(id, backing, object.bytes) {
-            Ok(handle) => {
+        let outgoing = Outgoing { entry: object.owner.entry, bytes: object.bytes };
+        let mut handle = [Handle::default()];
+        match self.backings.store(id, backing, &[outgoing], &mut handle) {
+            Ok(()) => {
                 let counter = if device { Counter::Pswpout } else { Counter::ExternalOut };
                 self.counters.add(record, counter, 1);
-                let length = object.bytes.len() as u16;
-                Ok(Place::Backing { device, id, handle, length, encoding: object.encoding })
+                let length = length as u16;
+                Ok(Place::Backing {
+                    device,
+                    id,
+                    handle: handle[0],
+                    length,
+                    encoding: object.encoding,
+                })
             }
             Err(error) => {
-                self.groups.uncharge(object.group, resource, amount);
+                self.uncharge_backing(group, backing, length);
                 count_refusal(&self.counters, record, error);
                 Err(StoreError::Full)
             }
@@ -179,10 +193,29 @@ impl<P: Platform> VirtualSwap<P> {
     }
 }
 
+impl<P: Platform> VirtualSwap<P> {
+    /// Charges a group for an object in a backing, if it may have one there.
+    pub(super) fn charge_backing(
+        &self,
+        group: GroupId,
+        backing: &dyn Backing,
+        length: usize,
+    ) -> bool {
+        let (resource, amount) = backing_charge(backing.medium() == Medium::Device, length);
+        self.groups.has_room(group, resource) && self.groups.charge(group, resource, amount)
+    }
+
+    /// Takes that back.
+    pub(super) fn uncharge_backing(&self, group: GroupId, backing: &dyn Backing, length: usize) {
+        let (resource, amount) = backing_charge(backing.medium() == Medium::Device, length);
+        self.groups.uncharge(group, resource, amount);
+    }
+}
+
 impl<'a> Object<'a> {
     /// A page as it is.
-    pub(super) fn raw(group: GroupId, page: &'a Page) -> Self {
-        Self { group, bytes: &page.0, encoding: Encoding::Raw }
+    pub(super) fn raw(owner: Owner, page: &'a Page) -> Self {
+        Self { owner, bytes: &page.0, encoding: Encoding::Raw }
     }
 }
 
@@ -191,7 +224,7 @@ pub(super) fn backing_charge(device: bool, length: usize) -> (Resource, u64) {
     if device { (Resource::Swap, PAGE_SIZE as u64) } else { (Resource::Zswap, length as u64) }
 }
 
-fn count_refusal(counters: &Counters, record: &RecordId, error: BackingError) {
+pub(super) fn count_refusal(counters: &Counters, record: &RecordId, error: BackingError) {
     let counter = match error {
         BackingError::Full => Counter::BackingFull,
         BackingError::Io(_) => Counter::WriteFail,

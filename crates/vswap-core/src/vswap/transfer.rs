@@ -3,7 +3,7 @@
 //! The new copy is complete before the descriptor changes, and the old one goes last. The object
 //! is decoded on the way, so that a damaged one is found while its origin is still known.
 
-use super::store::{COMPRESSED_MAX, Object};
+use super::store::{COMPRESSED_MAX, Object, Owner};
 use super::{Cursor, VirtualSwap};
 use crate::backing::{Form, Medium};
 use crate::backings::BackingState;
@@ -70,7 +70,7 @@ impl<P: Platform> VirtualSwap<P> {
         word: Descriptor,
         target: Target,
     ) -> Result<Transfer, TransferError> {
-        match self.copy_object(worker, word, target) {
+        match self.copy_object(worker, Owner { entry, group: word.group() }, word, target) {
             Ok(Some(place)) => {
                 self.move_to(entry, slot, word, place);
                 self.counters.add(&worker.record, Counter::Transferred, 1);
@@ -91,6 +91,7 @@ impl<P: Platform> VirtualSwap<P> {
     fn copy_object(
         &self,
         worker: &mut Worker,
+        owner: Owner,
         word: Descriptor,
         target: Target,
     ) -> Result<Option<Place>, TransferError> {
@@ -98,7 +99,7 @@ impl<P: Platform> VirtualSwap<P> {
             return Ok(None);
         };
         let Worker { pool, record, coder, page, .. } = worker;
-        self.decode_place(coder, record, place, page)?;
+        self.decode_place(coder, record, (owner.entry, place), page)?;
         let (bytes, encoding) = match place {
             Place::Compressed { object, encoding } if encoding != Encoding::Raw => {
                 // SAFETY: the caller holds the entry lock, and releases the object after this.
@@ -109,14 +110,14 @@ impl<P: Platform> VirtualSwap<P> {
             }
             _ => coder.compress(page, COMPRESSED_MAX).unwrap_or((&page.0, Encoding::Raw)),
         };
-        let object = Object { group: word.group(), bytes, encoding };
+        let object = Object { owner, bytes, encoding };
         let copy = match target {
             Target::Pool => self.place_in_pool(pool, record, object),
             Target::Backing(id) => {
                 let backing = self.backings.get(self.platform(), id).ok_or(StoreError::Full)?;
                 let object = match backing.form() {
                     Form::Objects => object,
-                    Form::Pages => Object::raw(word.group(), page),
+                    Form::Pages => Object::raw(owner, page),
                 };
                 self.place_in_backing(record, id, backing, object)
             }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use vswap_core::{Backing, BackingError, Form, Handle, Medium, PAGE_SIZE, Room};
+use vswap_core::{
+    Backing, BackingError, Form, Handle, Medium, Outgoing, PAGE_SIZE, Room, SwapEntry,
+};
 
 /// RAM with a capacity of its own that can shrink, like compressed CXL memory.
 #[derive(Debug, Default)]
@@ -15,7 +17,7 @@ pub struct RamBacking {
 
 #[derive(Debug, Default)]
 struct Objects {
-    bytes: HashMap<u32, Vec<u8>>,
+    bytes: HashMap<u32, (SwapEntry, Vec<u8>)>,
     next: u32,
     used: u64,
 }
@@ -34,7 +36,7 @@ impl RamBacking {
     /// Damages an object, and says whether there was one.
     pub fn damage_one(&self) -> bool {
         let mut objects = self.objects.lock().unwrap();
-        objects.bytes.values_mut().next().map(|object| object.fill(0xff)).is_some()
+        objects.bytes.values_mut().next().map(|(_, object)| object.fill(0xff)).is_some()
     }
 }
 
@@ -47,7 +49,8 @@ impl Backing for RamBacking {
         Form::Objects
     }
 
-    fn store(&self, data: &[u8]) -> Result<Handle, BackingError> {
+    fn store(&self, object: Outgoing<'_>) -> Result<Handle, BackingError> {
+        let data = object.bytes;
         let mut objects = self.objects.lock().unwrap();
         if objects.used + data.len() as u64 > self.capacity.load(Ordering::Relaxed) {
             return Err(BackingError::Full);
@@ -55,13 +58,17 @@ impl Backing for RamBacking {
         let handle = Handle::new(objects.next).ok_or(BackingError::Full)?;
         objects.next += 1;
         objects.used += data.len() as u64;
-        objects.bytes.insert(handle.raw(), data.to_vec());
+        objects.bytes.insert(handle.raw(), (object.entry, data.to_vec()));
         Ok(handle)
     }
 
-    fn load(&self, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
+    fn load(&self, entry: SwapEntry, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
         let objects = self.objects.lock().unwrap();
-        let object = objects.bytes.get(&handle.raw()).ok_or(BackingError::Io(2))?;
+        let (owner, object) = objects.bytes.get(&handle.raw()).ok_or(BackingError::Io(2))?;
+        assert_eq!(
+            *owner, entry,
+            "the space asks for an object by the entry that it stored it for"
+        );
         assert_eq!(object.len(), out.len(), "the space asks for an object as it was stored");
         out.copy_from_slice(object);
         Ok(())
@@ -69,7 +76,7 @@ impl Backing for RamBacking {
 
     fn free(&self, handle: Handle, length: usize) {
         let mut objects = self.objects.lock().unwrap();
-        let object = objects.bytes.remove(&handle.raw()).expect("freed once");
+        let (_, object) = objects.bytes.remove(&handle.raw()).expect("freed once");
         assert_eq!(object.len(), length, "the space frees an object as it was stored");
         objects.used -= length as u64;
     }
@@ -80,10 +87,13 @@ impl Backing for RamBacking {
     }
 }
 
+/// A page, and whose it is.
+type Slot = (SwapEntry, Vec<u8>);
+
 /// A swap device of page-sized slots that fails on demand.
 #[derive(Debug)]
 pub struct TestDevice {
-    slots: Mutex<Vec<Option<Vec<u8>>>>,
+    slots: Mutex<Vec<Option<Slot>>>,
     /// Slots that may be in use.
     pub slots_max: AtomicUsize,
     /// Stores that succeed before the device says that it is full.
@@ -121,7 +131,8 @@ impl Backing for TestDevice {
         Form::Pages
     }
 
-    fn store(&self, data: &[u8]) -> Result<Handle, BackingError> {
+    fn store(&self, object: Outgoing<'_>) -> Result<Handle, BackingError> {
+        let data = object.bytes;
         assert_eq!(data.len(), PAGE_SIZE, "a device for pages gets pages");
         if self.fail_stores.load(Ordering::Relaxed) {
             return Err(BackingError::Io(5));
@@ -138,16 +149,18 @@ impl Backing for TestDevice {
         if free == slots.len() {
             slots.push(None);
         }
-        slots[free] = Some(data.to_vec());
+        slots[free] = Some((object.entry, data.to_vec()));
         Ok(Handle::new(free as u32).expect("few slots"))
     }
 
-    fn load(&self, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
+    fn load(&self, entry: SwapEntry, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
         if self.fail_loads.load(Ordering::Relaxed) {
             return Err(BackingError::Io(5));
         }
         let slots = self.slots.lock().unwrap();
-        out.copy_from_slice(slots[handle.raw() as usize].as_ref().expect("the slot is in use"));
+        let (owner, page) = slots[handle.raw() as usize].as_ref().expect("the slot is in use");
+        assert_eq!(*owner, entry, "the space asks for a page by the entry that it stored it for");
+        out.copy_from_slice(page);
         Ok(())
     }
 
