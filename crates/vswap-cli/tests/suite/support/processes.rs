@@ -104,41 +104,75 @@ pub fn sharing_memory_with(mark: &str, pid: u32) -> Vec<u32> {
     of_job(mark).into_iter().filter(|&other| other != pid && share_memory(pid, other)).collect()
 }
 
-/// Anonymous and shared memory that the job's processes keep resident, in bytes: each memory once,
-/// pages that several of them share by their share. None of the jobs that are measured use shared
-/// memory of their own, so it counts as well: a pool cannot hide in it.
-///
-/// The kernel reads mapping by mapping and waits for its CPU in between. What is evicted at an
-/// address that it has passed and filled at one that it comes to counts twice: 131 MiB were seen of a
-/// process that had 94 before and 93 after the 15 ms that the reading took. A share is never more
-/// than the resident set, which the kernel keeps as one number, so that bounds each reading.
-pub fn resident_anon(mark: &str) -> u64 {
-    let mut seen: Vec<u32> = Vec::new();
-    let mut total = 0;
-    for pid in of_job(mark) {
-        if seen.iter().any(|&other| share_memory(other, pid)) {
-            continue;
-        }
-        seen.push(pid);
-        let before = resident_set(pid);
-        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
-        let most = before.max(resident_set(pid));
-        let kib = |key| text.lines().find_map(|line| number(line.strip_prefix(key)?)).unwrap_or(0);
-        total += kib("Pss_Anon:").min(most) + kib("Pss_Shmem:");
-    }
-    total * 1024
+/// What the processes of a job keep resident, in KiB.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Process, its Pss_Anon and its Pss_Shmem.
+    shares: Vec<(u32, u64, u64)>,
+    /// The sum of RssAnon at one moment before the shares were read, and at one after it.
+    sets: [u64; 2],
 }
 
-/// Anonymous memory of a process in KiB, pages shared with others in full.
-fn resident_set(pid: u32) -> u64 {
-    status_line(pid, "RssAnon").and_then(|text| number(&text)).unwrap_or(0)
+impl Reading {
+    /// Anonymous and shared memory that was resident, in bytes: each memory once, pages that several
+    /// processes share by their share. None of the jobs that are measured use shared memory of their
+    /// own, so it counts as well: a pool cannot hide in it.
+    ///
+    /// The kernel adds up a process's shares mapping by mapping, and waits for its CPU in between.
+    /// What is evicted at an address that it has passed and filled at one that it comes to counts
+    /// twice: 131 MiB were seen of a process that had 94 before and 93 after the 15 ms that the
+    /// reading took. Processes are read one after the other, so what one gives up and another takes
+    /// counts twice as well. A share is never more than the resident set, which the kernel keeps as
+    /// one number for each process. Their sum at one moment bounds the reading: it may miss what came
+    /// and went between two moments, and never says more than there was at one.
+    pub fn bytes(&self) -> u64 {
+        let anon: u64 = self.shares.iter().map(|share| share.1).sum();
+        let shared: u64 = self.shares.iter().map(|share| share.2).sum();
+        (anon.min(self.sets[0].max(self.sets[1])) + shared) << 10
+    }
+}
+
+/// Reads it once; nothing if the machine was too busy to tell one moment from another.
+///
+/// Which of them share a memory is asked before any of it is read. A program that ends in between
+/// leaves its memory to its pager for a while: if it had been read by then, its pager, which shares
+/// nothing with a zombie, would be taken for another one.
+pub fn resident_anon(mark: &str) -> Option<Reading> {
+    let mut processes: Vec<u32> = Vec::new();
+    for pid in of_job(mark) {
+        if !processes.iter().any(|&other| share_memory(other, pid)) {
+            processes.push(pid);
+        }
+    }
+    let before = resident_sets(&processes)?;
+    let shares = processes.iter().filter_map(|&pid| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let kib = |key| text.lines().find_map(|line| number(line.strip_prefix(key)?)).unwrap_or(0);
+        Some((pid, kib("Pss_Anon:"), kib("Pss_Shmem:")))
+    });
+    let shares = shares.collect();
+    let after = resident_sets(&processes)?;
+    Some(Reading { shares, sets: [before, after] })
+}
+
+/// Anonymous memory of processes in KiB, pages that they share in full, at one moment: they are read
+/// one after the other, so again if that took so long that much can have gone from one to another.
+fn resident_sets(processes: &[u32]) -> Option<u64> {
+    const MOMENT: Duration = Duration::from_millis(2);
+    (0..5).find_map(|_| {
+        let started = Instant::now();
+        let sets = processes.iter().filter_map(|&pid| number(&status_line(pid, "RssAnon")?));
+        let sum = sets.sum();
+        (started.elapsed() < MOMENT).then_some(sum)
+    })
 }
 
 fn number(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// What each thread of the job does, for the report of a job that hangs.
+/// What each thread of the job does, and how long it ran and waited for a CPU, for the report of a
+/// job that hangs: on a busy machine it may only have been slow.
 pub fn describe(mark: &str) -> String {
     let mut lines = Vec::new();
     for pid in of_job(mark) {
@@ -146,12 +180,14 @@ pub fn describe(mark: &str) -> String {
         let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
         for thread in threads.flatten() {
             let read = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
-            let fields: HashMap<_, _> = ["comm", "wchan", "syscall"]
+            let fields: HashMap<_, _> = ["comm", "schedstat", "wchan", "syscall"]
                 .map(|name| (name, read(name).trim().to_owned()))
                 .into();
             let state = status_line(pid, "State").unwrap_or_default();
+            let nanoseconds = fields["schedstat"].split(' ').filter_map(|text| text.parse().ok());
+            let times: Vec<_> = nanoseconds.take(2).map(Duration::from_nanos).collect();
             lines.push(format!(
-                "  {} {state} {} wchan {} syscall {}",
+                "  {} {state} {} ran, waited for a CPU {times:.1?} wchan {} syscall {}",
                 thread.file_name().display(),
                 fields["comm"],
                 fields["wchan"],
