@@ -124,6 +124,8 @@ gauges! {
     Metadata => "metadata_bytes",
     /// Pages that are in a backing.
     Swapped => "swapped_bytes",
+    /// Those of them that are not on a swap device.
+    Pooled => "pooled_bytes",
     /// Resident pages that are in a backing too.
     SwapCached => "swapcached_bytes",
     /// Space in use on swap devices.

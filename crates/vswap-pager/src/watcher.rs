@@ -164,14 +164,17 @@ fn publish(engine: &Engine, anonymous: u64) {
     let usage = engine.space.usage();
     let resident = engine.budget.resident_pages() * PAGE_SIZE as u64;
     let metadata = usage.metadata.total() as u64 + engine.tables_memory();
+    let swapped = usage.live_slots * PAGE_SIZE as u64;
+    let swap_used = SWAP_FILE.used() as u64;
     for (gauge, bytes) in [
         (Gauge::Resident, resident),
         (Gauge::Pool, usage.pool_memory as u64),
         (Gauge::Payload, usage.payload as u64),
         (Gauge::Metadata, metadata),
-        (Gauge::Swapped, usage.live_slots * PAGE_SIZE as u64),
+        (Gauge::Swapped, swapped),
+        (Gauge::Pooled, swapped.saturating_sub(swap_used)),
+        (Gauge::SwapUsed, swap_used),
         (Gauge::SwapCached, engine.swap_cache.pages() * PAGE_SIZE as u64),
-        (Gauge::SwapUsed, SWAP_FILE.used() as u64),
         (Gauge::Unmanaged, engine.budget.unmanaged()),
         (Gauge::ProcessAnon, anonymous),
     ] {

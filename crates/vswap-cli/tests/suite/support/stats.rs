@@ -29,11 +29,10 @@ impl Stats {
         value.unwrap_or_else(|| panic!("no {name} among the {group}: {:#}", self.json))
     }
 
-    /// Bytes that the pool held for one byte of its payload, at their peaks; infinite where it held
-    /// nothing.
+    /// Bytes of pages that the pool held for one byte of its payload, at their peaks, which come
+    /// together; infinite where it held nothing.
     pub fn compression_ratio(&self) -> f64 {
-        let pooled = self.peak("swapped_bytes").saturating_sub(self.peak("swap_used_bytes"));
-        pooled as f64 / self.peak("payload_bytes") as f64
+        self.peak("pooled_bytes") as f64 / self.peak("payload_bytes") as f64
     }
 
     /// Pages that went to the pool and came back.
