@@ -252,7 +252,8 @@ impl Members {
     /// Takes leave of a connection at its end, and ends the program if its pager died.
     fn end(&mut self, connection: &Connection) -> Option<News> {
         let Stage::Member { index, program, said_bye, .. } = &connection.stage else { return None };
-        let orphaned = !said_bye && !is_dead(&connection.pidfd, DYING);
+        let orphaned =
+            !said_bye && !is_dead(&connection.pidfd, DYING) && has_memory(connection.pid);
         if orphaned {
             // It cannot refuse, and it cannot be another process: the pidfd names it for good.
             let _ = pidfd_send_signal(&connection.pidfd, Signal::KILL);
@@ -289,6 +290,17 @@ fn timespec(duration: Duration) -> Timespec {
 fn is_dead(pidfd: &OwnedFd, patience: Duration) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut fds, Some(&timespec(patience))).is_ok_and(|ready| ready > 0)
+}
+
+/// Whether a process still has memory, in any of its threads: what has none can read nothing wrong.
+/// The first process of a namespace kills all others there when it ends, its pager too, and is a
+/// zombie only after the last of them is gone.
+fn has_memory(process: Pid) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero()));
+    tasks.into_iter().flatten().flatten().any(|task| {
+        let sizes = std::fs::read_to_string(task.path().join("statm"));
+        sizes.is_ok_and(|sizes| !sizes.starts_with("0 "))
+    })
 }
 
 /// The process at the other end. By its socket where the kernel can (6.5), which no reuse of process
@@ -334,4 +346,20 @@ fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Resul
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(descriptors));
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_has_no_memory() {
+        assert!(has_memory(rustix::process::getpid()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        // Not reaped yet: it still has its process ID.
+        assert!(is_dead(&pidfd_open(pid, PidfdFlags::empty()).unwrap(), Duration::from_secs(60)));
+        assert!(!has_memory(pid));
+        child.wait().unwrap();
+    }
 }

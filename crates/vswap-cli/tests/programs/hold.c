@@ -62,10 +62,14 @@ static void new_namespaces(void)
 	verify("in namespaces");
 }
 
+/* The first process ends while the other is there: the kernel kills that one and the pagers of both,
+ * and lets the first end when the other is reaped, which is later than its pager. */
 static void new_pid_namespace(void)
 {
-	int status;
-	REQUIRE(unshare(CLONE_NEWPID) == 0);
+	int status, go_on[2];
+	char byte;
+	struct timespec a_while = { 0, 300000000 };
+	REQUIRE(unshare(CLONE_NEWPID) == 0 && pipe2(go_on, O_CLOEXEC) == 0);
 	pid_t child = fork();
 	if (child == 0) {
 		REQUIRE(getpid() == 1);
@@ -73,9 +77,19 @@ static void new_pid_namespace(void)
 		fill_range(data, pages, 2);
 		madvise(data, pages * PAGE, MADV_PAGEOUT);
 		check_range(data, 0, pages, 2, "as the first process of a namespace, its own");
+		REQUIRE(read(go_on[0], &byte, 1) == 1);
 		_exit(0);
 	}
+	pid_t other = fork();
+	if (other == 0)
+		for (;;)
+			pause();
+	REQUIRE(child > 0 && other > 0 && write(go_on[1], "", 1) == 1);
+	nanosleep(&a_while, NULL);
+	REQUIRE(waitpid(other, &status, 0) == other && WTERMSIG(status) == SIGKILL);
 	REQUIRE(waitpid(child, &status, 0) == child && status == 0);
+	close(go_on[0]);
+	close(go_on[1]);
 }
 
 static volatile sig_atomic_t children_died;
