@@ -316,7 +316,7 @@ fn write_all_back(space: &Space, worker: &mut Worker, id: BackingId) -> usize {
     let (mut from, mut written) = (Some(Cursor::START), 0);
     let mut buffer = vec![0; 7 * PAGE_SIZE];
     while let Some(cursor) = from {
-        let done = space.write_back(worker, id, (cursor, 100), &mut buffer, |_| true);
+        let done = space.write_back(worker, id, cursor..Cursor::END, &mut buffer, |_| true);
         let done = done.expect("known");
         assert_eq!((done.raced, done.refused), (0, None));
         (from, written) = (done.next, written + done.written);
@@ -367,7 +367,7 @@ fn writeback_is_all_or_nothing() {
         device.stores_left.store(failing, Relaxed);
         let mut buffer = vec![0; 8 * PAGE_SIZE];
         let mut write = |wanted: fn(SwapEntry) -> bool| {
-            let all = (Cursor::START, 1000);
+            let all = Cursor::START..Cursor::END;
             space.write_back(&mut worker, id, all, &mut buffer, wanted).expect("known")
         };
         let done = write(|_| true);
@@ -467,7 +467,7 @@ fn what_changes_while_it_is_written_back_stays_as_it_is() {
         space.retire(other);
     }));
     let mut buffer = vec![0; 8 * PAGE_SIZE];
-    let all = (Cursor::START, 1000);
+    let all = Cursor::START..Cursor::END;
     let done = space.write_back(&mut writer, id, all, &mut buffer, |_| true).expect("known");
     assert_eq!(place, space.peek(rewritten).place(), "the test is about a place that is reused");
     assert_eq!((done.written, done.raced), (1, 3));

@@ -38,7 +38,7 @@ enum Op {
     CacheRemove { at: usize },
     Write { at: usize, page: u64 },
     Transfer { at: usize, target: u8 },
-    WriteBack { at: usize, slots: usize, to_device: bool, pages: usize },
+    WriteBack { at: usize, behind: usize, to_device: bool, pages: usize },
     Compact { bytes: usize },
     Recompress { codec: i32 },
     PoolLimit { bytes: Option<usize> },
@@ -70,8 +70,8 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => at().prop_map(|at| Op::CacheRemove { at }),
         2 => (at(), page()).prop_map(|(at, page)| Op::Write { at, page }),
         5 => (at(), 0..4u8).prop_map(|(at, target)| Op::Transfer { at, target }),
-        3 => (at(), 1..600usize, any::<bool>(), 1..20usize).prop_map(|(at, slots, to_device, pages)| {
-            Op::WriteBack { at, slots, to_device, pages }
+        3 => (at(), 0..40usize, any::<bool>(), 1..20usize).prop_map(|(at, behind, to_device, pages)| {
+            Op::WriteBack { at, behind, to_device, pages }
         }),
         1 => (0..100_000usize).prop_map(|bytes| Op::Compact { bytes }),
         1 => (-1..3i32).prop_map(|codec| Op::Recompress { codec }),
@@ -210,8 +210,8 @@ impl Machine {
                 }
             }
             Op::Transfer { at, target } => self.transfer(at, target),
-            Op::WriteBack { at, slots, to_device, pages } => {
-                self.write_back(at, slots, to_device, pages);
+            Op::WriteBack { at, behind, to_device, pages } => {
+                self.write_back(at, behind, to_device, pages);
             }
             Op::Compact { bytes } => {
                 self.space.compact(worker, bytes);
@@ -328,13 +328,14 @@ impl Machine {
         }
     }
 
-    fn write_back(&mut self, at: usize, slots: usize, to_device: bool, pages: usize) {
+    fn write_back(&mut self, at: usize, behind: usize, to_device: bool, pages: usize) {
         let id = if to_device { self.device.1 } else { self.ram.1 };
         let from = self.pick(at).map_or(Cursor::START, Cursor::at);
+        let until = self.pick(at.wrapping_add(behind)).map_or(Cursor::END, Cursor::behind);
         let mut buffer = vec![0; pages * PAGE_SIZE];
         let wanted = |entry: SwapEntry| !entry.raw().is_multiple_of(5);
         let worker = &mut self.workers[self.at];
-        let done = self.space.write_back(worker, id, (from, slots), &mut buffer, wanted);
+        let done = self.space.write_back(worker, id, from..until, &mut buffer, wanted);
         let done = done.expect("known");
         assert!(done.raced == 0 && (done.written == 0 || done.refused.is_none()), "{done:?}");
     }

@@ -110,7 +110,7 @@ fn housekeeping_and_readers() {
             with_worker(&space, move |space, worker| {
                 space.recompress(worker, Cursor::START, 10, CodecKind::Zstd(1)).expect("memory");
                 let mut buffer = [0; 2 * PAGE_SIZE];
-                let all = (Cursor::START, 1000);
+                let all = Cursor::START..Cursor::END;
                 space.write_back(worker, id, all, &mut buffer, |_| true).expect("known");
                 space.compact(worker, usize::MAX);
             }),

@@ -173,7 +173,7 @@ impl Shared {
                 3 => {
                     let id = if random.below(2) == 0 { self.ram.1 } else { self.device };
                     let mut buffer = vec![0; 8 * PAGE_SIZE];
-                    let slots = (Cursor::START, 2000);
+                    let slots = Cursor::START..Cursor::END;
                     let done =
                         self.space.write_back(&mut worker, id, slots, &mut buffer, |entry| {
                             entry.raw() % 3 == random.below(3) as u32

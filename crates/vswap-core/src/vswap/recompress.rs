@@ -18,9 +18,17 @@ impl Cursor {
     /// Before the first entry.
     pub const START: Self = Self(0);
 
+    /// Behind the last entry.
+    pub const END: Self = Self(u32::MAX);
+
     /// At an entry.
     pub const fn at(entry: SwapEntry) -> Self {
         Self(entry.raw())
+    }
+
+    /// Right behind an entry.
+    pub const fn behind(entry: SwapEntry) -> Self {
+        Self(entry.raw() + 1)
     }
 }
 

@@ -4,6 +4,8 @@
 //! then each descriptor changes, if its entry still holds the same bytes: whoever faults on one of
 //! them meanwhile finds it in the pool, and does not wait for a device.
 
+use core::ops::Range;
+
 use super::store::count_refusal;
 use super::{Cursor, VirtualSwap};
 use crate::backing::{Backing, BackingError, Form, Medium, Outgoing};
@@ -21,7 +23,7 @@ pub const WRITE_BACK_BATCH: usize = 64;
 /// What one batch of writeback did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteBack {
-    /// Where to go on; `None` when all entries were looked at.
+    /// Where to go on; `None` when the whole range was looked at.
     pub next: Option<Cursor>,
     /// Objects that moved.
     pub written: usize,
@@ -73,10 +75,10 @@ impl<'a> Batch<'a> {
 }
 
 impl<P: Platform> VirtualSwap<P> {
-    /// Moves up to [`WRITE_BACK_BATCH`] objects of the pool to a backing with one store, from `from` on.
-    /// Looks at up to `slots` slots; entries that are in use at the moment, that `wanted` turns down, or
-    /// whose group may not write back or is at its limit are passed over. No page table is
-    /// touched, and the entries stay usable throughout.
+    /// Moves up to [`WRITE_BACK_BATCH`] objects of the pool to a backing with one store, in the order of
+    /// their slots. Entries that are in use at the moment, that `wanted` turns down, or whose group may
+    /// not write back or is at its limit are passed over. No page table is touched, and the entries
+    /// stay usable throughout.
     ///
     /// `buffer` is where the copies are made; it holds a page at least.
     ///
@@ -86,15 +88,16 @@ impl<P: Platform> VirtualSwap<P> {
         &self,
         worker: &mut Worker,
         id: BackingId,
-        (from, slots): (Cursor, usize),
+        range: Range<Cursor>,
         buffer: &mut [u8],
         mut wanted: impl FnMut(SwapEntry) -> bool,
     ) -> Result<WriteBack, BackingSetError> {
         let backing = self.backings.get(self.platform(), id).ok_or(BackingSetError::Unknown)?;
         let mut batch = Batch::new(buffer);
         let mut next = None;
-        for (looked_at, (entry, slot)) in self.walk(from).enumerate() {
-            if looked_at == slots || !batch.has_room() {
+        let slots = self.walk(range.start).take_while(|(entry, _)| Cursor::at(*entry) < range.end);
+        for (entry, slot) in slots {
+            if !batch.has_room() {
                 next = Some(Cursor::at(entry));
                 break;
             }
