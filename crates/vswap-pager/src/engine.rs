@@ -17,6 +17,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
+use vswap_core::page::PAGE_SIZE;
 use vswap_core::{Limits, VirtualSwap};
 
 use crate::address::PageRange;
@@ -394,7 +395,8 @@ impl Engine {
     /// Takes the pool's and the tables' size into the budget.
     pub fn update_engine_bytes(&self) {
         let usage = self.space.usage();
-        self.swap_cache.set_entries(usage.live_slots);
+        let on_device = usage.device / PAGE_SIZE as u64;
+        self.swap_cache.set_pooled(usage.live_slots.saturating_sub(on_device));
         let bytes = usage.pool_memory as u64 + usage.metadata.total() as u64 + self.tables_memory();
         self.budget.set_engine(bytes);
     }

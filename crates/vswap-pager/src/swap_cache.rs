@@ -5,7 +5,7 @@
 //! third of what compressing takes and cannot be wrong, whoever wrote to the page by whatever way.
 //!
 //! A kept copy takes memory that a resident page could have. So copies are kept for a part of what
-//! is swapped out: where nearly all fits, memory is worth more than the codec's time. They are
+//! is in the pool: where nearly all fits, memory is worth more than the codec's time. They are
 //! kept only as long as they prove right, and go before any page that is protected does, and before
 //! harder measures are taken for want of memory.
 
@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::staging::TRAYS;
 use crate::table::PageState;
 
-/// Copies are kept for one in so many of the pages that are swapped out.
+/// Copies are kept of one in so many of the pages that are in the pool.
 const SHARE: i64 = 8;
 
 /// The most credit that copies can earn by proving right.
@@ -57,8 +57,8 @@ impl SwapCache {
         }
     }
 
-    /// Takes the number of entries in use into the limit.
-    pub fn set_entries(&self, entries: u64) {
+    /// Takes the number of entries that are in the pool, or need no place, into the limit.
+    pub fn set_pooled(&self, entries: u64) {
         self.pages_max.store(entries as i64 / SHARE, Ordering::Relaxed);
     }
 
@@ -149,10 +149,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_are_kept_for_a_part_of_what_is_swapped_out() {
+    fn copies_are_kept_for_a_part_of_what_is_in_the_pool() {
         let cache = SwapCache::new();
         assert!(!cache.admits());
-        cache.set_entries(80);
+        cache.set_pooled(80);
         cache.add(9);
         assert!(cache.admits());
         cache.add(1);
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn copies_that_prove_wrong_are_kept_for_a_sample_only() {
         let cache = SwapCache::new();
-        cache.set_entries(8000);
+        cache.set_pooled(8000);
         let admitted = || (0..SAMPLE).filter(|_| cache.admits()).count();
         assert_eq!(admitted(), SAMPLE as usize);
         (0..CREDIT_MAX).for_each(|_| cache.note_compared(false));
