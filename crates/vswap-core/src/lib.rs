@@ -15,6 +15,7 @@
 //! | [`descriptor`] | the packed record of a slot, its legal states and transitions |
 //! | [`pool`], [`codec`], [`same_filled`] | compressed objects in RAM |
 //! | [`backing`] | the interface for places beside the pool |
+//! | [`device`] | swap devices: headers, physical slots, order of use |
 //! | [`group`] | who is charged |
 //! | [`counters`] | what is counted, under the kernel's names |
 //! | [`platform`], [`sync`] | what the host provides |
@@ -33,6 +34,8 @@ pub mod codec;
 #[cfg(not(loom))]
 pub mod counters;
 pub mod descriptor;
+#[cfg(not(loom))]
+pub mod device;
 mod entry;
 pub mod error;
 #[cfg(not(loom))]

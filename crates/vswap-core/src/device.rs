@@ -1,0 +1,9 @@
+//! Swap devices: what is known of them, without any input or output.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`header`] | what `mkswap` wrote about a swap area |
+//! | [`set`] | which device the next objects go to |
+
+pub mod header;
+pub mod set;
