@@ -3,7 +3,9 @@
 //! | module | what is there |
 //! |---|---|
 //! | [`header`] | what `mkswap` wrote about a swap area |
+//! | [`space`] | the physical slots of one device |
 //! | [`set`] | which device the next objects go to |
 
 pub mod header;
 pub mod set;
+pub mod space;
