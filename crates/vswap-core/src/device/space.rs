@@ -16,6 +16,7 @@
 //!
 //! When all that fails, an object is put into any slot that can hold it: of a larger class, or in a
 //! cluster that another worker owns. So an object is refused only if no slot anywhere can hold it.
+//! (A cluster keeps its class while a worker owns it, even when it is empty; `retire` ends that.)
 //!
 //! # Extents
 //!

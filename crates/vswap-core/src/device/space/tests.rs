@@ -22,6 +22,8 @@ struct SourceState {
     extents: u32,
     held: BTreeMap<u32, u32>,
     refuses: bool,
+    /// Extents that nobody holds any more, in order.
+    ended: Vec<u32>,
 }
 
 impl Source {
@@ -51,6 +53,7 @@ impl ExtentSource for Source {
         *holders -= 1;
         if *holders == 0 {
             state.held.remove(&extent.0);
+            state.ended.push(extent.0);
         }
     }
 }

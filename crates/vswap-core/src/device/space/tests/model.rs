@@ -137,11 +137,9 @@ impl<'a> Model<'a> {
     fn take_run(&mut self, worker: usize, sizes: &[u8]) {
         let before = self.space.occupancy();
         let fits = Self::fit(&before, sizes);
-        let grows = before.free_clusters > 0 || self.can_lease();
         let mut out = vec![Placed::default(); sizes.len()];
         match self.space.take_run(&mut self.locals[worker], sizes, &mut out) {
             Ok(()) => {
-                assert!(fits || grows);
                 assert!(out.is_sorted_by_key(|placed| placed.block));
                 let mut objects: Vec<u32> = out.iter().map(|placed| placed.object).collect();
                 objects.sort_unstable();
@@ -159,6 +157,8 @@ impl<'a> Model<'a> {
     }
 
     fn add(&mut self, block: Block, blocks: u8) {
+        // A take may return an extent and lease it anew.
+        self.forget_ended();
         let (first, end) = (block.raw(), block.raw() + u32::from(blocks));
         assert!(end <= self.space.geometry().blocks());
         assert!(self.source.held().contains(&self.extent_of(first)), "the extent is not ours");
@@ -216,6 +216,9 @@ impl<'a> Model<'a> {
             *holders -= 1;
         }
         held.retain(|_, holders| *holders > 0);
+        let held: BTreeSet<u32> = held.keys().copied().collect();
+        let extent = self.space.geometry().extent_blocks(Extent(0)).end;
+        self.sealed.retain(|block| held.contains(&(block / extent)));
     }
 
     fn next_discard(&mut self) {
@@ -227,18 +230,18 @@ impl<'a> Model<'a> {
     }
 
     /// What was sealed ends with the return of its extent.
-    fn forget_returned(&mut self) {
-        let held: BTreeSet<u32> = self.source.held().into_iter().collect();
-        let extent = self.space.geometry().extent_blocks(Extent(0)).end;
-        self.sealed.retain(|block| held.contains(&(block / extent)));
-        for &block in self.taken.keys() {
-            assert!(held.contains(&(block / extent)), "an extent with objects was given back");
+    fn forget_ended(&mut self) {
+        let ended = std::mem::take(&mut self.source.state.lock().unwrap().ended);
+        for blocks in ended.into_iter().map(|n| self.space.geometry().extent_blocks(Extent(n))) {
+            let objects = self.taken.range(blocks.clone()).next();
+            assert_eq!(objects, None, "an extent with objects was given back");
+            self.sealed.retain(|block| !blocks.contains(block));
         }
     }
 
     fn compare(&mut self) {
         check(&self.space);
-        self.forget_returned();
+        self.forget_ended();
         let used = self.taken.values().map(|&blocks| u32::from(blocks)).sum::<u32>();
         assert_eq!(self.space.used_blocks(), used);
         let occupancy = self.space.occupancy();
