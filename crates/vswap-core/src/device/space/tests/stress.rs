@@ -109,8 +109,17 @@ fn vec_of(len: usize) -> Vec<Placed> {
 
 #[test]
 fn two_threads_never_share_a_block() {
+    run_two(small(8));
+}
+
+/// There is one cluster, so that each takes slots of the other's.
+#[test]
+fn two_threads_never_share_a_block_of_one_cluster() {
+    run_two(Geometry::new(9, 512).unwrap());
+}
+
+fn run_two(geometry: Geometry) {
     let source = Source::default();
-    let geometry = small(8);
     let space = space_of(&source, geometry);
     let shadow = Shadow((0..geometry.blocks()).map(|_| AtomicU8::new(0)).collect());
     let shared = Mutex::default();
