@@ -10,6 +10,7 @@
 //! | shared with the coordinator | [`config`], [`run_page`], [`wire`] |
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`text`] |
+//! | swap devices | [`io`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`], [`swap_file`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
@@ -35,6 +36,7 @@ pub mod fork;
 pub mod handler;
 pub mod hook_stack;
 pub mod inline;
+pub mod io;
 pub mod link;
 pub mod lock;
 pub mod mailbox;

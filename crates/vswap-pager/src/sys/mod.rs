@@ -8,6 +8,8 @@
 pub mod arch;
 pub mod elf;
 pub mod fd;
+pub mod file;
+pub mod io_uring;
 pub mod memory;
 pub mod pagemap;
 pub mod proc_maps;
@@ -31,7 +33,7 @@ macro_rules! errno_names {
     };
 }
 
-errno_names!(EPERM ENOENT ESRCH EINTR EIO EBADF EAGAIN ENOMEM EFAULT EBUSY EEXIST ENODEV EINVAL ENFILE EMFILE ENOSPC ENOSYS);
+errno_names!(EPERM ENOENT ESRCH EINTR EIO EBADF EAGAIN ENOMEM EFAULT EBUSY EEXIST ENODEV EINVAL ENFILE EMFILE ENOSPC ENOSYS ETIME);
 
 impl Errno {
     /// As a system call returns it.

@@ -1,0 +1,102 @@
+//! Files as storage: several buffers at once, how direct I/O has to be aligned.
+
+use linux_raw_sys::general as k;
+
+use super::{Errno, result};
+use crate::syscall;
+
+/// A piece of memory, as the calls with several of them take it.
+pub type IoVec = k::iovec;
+
+/// Reads at `offset` into several buffers, one behind the other; returns the bytes read.
+///
+/// # Safety
+/// The buffers must be valid for writes, and nobody else may use them meanwhile.
+///
+/// # Errors
+/// As preadv(2).
+pub unsafe fn preadv(fd: i32, buffers: &[IoVec], offset: u64) -> Result<usize, Errno> {
+    // SAFETY: the caller vouches for the buffers. The high half of the offset is ignored where a
+    // word has 64 bits.
+    result(unsafe { syscall!(k::__NR_preadv, fd, buffers.as_ptr(), buffers.len(), offset, 0) })
+}
+
+/// Writes several buffers at `offset`, one behind the other; returns the bytes written.
+///
+/// # Safety
+/// The buffers must be valid for reads.
+///
+/// # Errors
+/// As pwritev(2).
+pub unsafe fn pwritev(fd: i32, buffers: &[IoVec], offset: u64) -> Result<usize, Errno> {
+    // SAFETY: as in `preadv`.
+    result(unsafe { syscall!(k::__NR_pwritev, fd, buffers.as_ptr(), buffers.len(), offset, 0) })
+}
+
+/// The status flags of an open file (O_DIRECT, O_APPEND …), which all its descriptors share.
+///
+/// # Errors
+/// As fcntl(F_GETFL).
+pub fn status_flags(fd: i32) -> Result<u32, Errno> {
+    // SAFETY: no memory is passed.
+    result(unsafe { syscall!(k::__NR_fcntl, fd, k::F_GETFL) }).map(|flags| flags as u32)
+}
+
+/// Sets the status flags of an open file.
+///
+/// # Errors
+/// As fcntl(F_SETFL): EINVAL for O_DIRECT where the file system has none.
+pub fn set_status_flags(fd: i32, flags: u32) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    result(unsafe { syscall!(k::__NR_fcntl, fd, k::F_SETFL, flags) }).map(drop)
+}
+
+/// What a file asks of direct I/O, as statx tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectIo {
+    /// Buffers, and offsets with lengths, are multiples of these.
+    Aligned {
+        /// Of the address of a buffer.
+        memory: u32,
+        /// Of offset and length.
+        offset: u32,
+    },
+    /// The file has no direct I/O.
+    None,
+    /// The kernel or the file system does not say.
+    Unknown,
+}
+
+/// How direct I/O on an open file has to be aligned (Linux 6.1, and few file systems).
+pub fn direct_io(fd: i32) -> DirectIo {
+    // SAFETY: a statx is integers only.
+    let mut found: k::statx = unsafe { core::mem::zeroed() };
+    let empty = c"";
+    // SAFETY: the empty path and the buffer live across the call.
+    let called = result(unsafe {
+        syscall!(
+            k::__NR_statx,
+            fd,
+            empty.as_ptr(),
+            k::AT_EMPTY_PATH,
+            k::STATX_DIOALIGN,
+            &raw mut found,
+        )
+    });
+    if called.is_err() || found.stx_mask & k::STATX_DIOALIGN == 0 {
+        return DirectIo::Unknown;
+    }
+    match (found.stx_dio_mem_align, found.stx_dio_offset_align) {
+        (0, _) | (_, 0) => DirectIo::None,
+        (memory, offset) => DirectIo::Aligned { memory, offset },
+    }
+}
+
+/// The logical block size of a block device; `None` for what is none.
+pub fn logical_block(fd: i32) -> Option<u32> {
+    let mut bytes = 0u32;
+    // SAFETY: the kernel writes an int.
+    let called =
+        unsafe { syscall!(k::__NR_ioctl, fd, linux_raw_sys::ioctl::BLKSSZGET, &raw mut bytes) };
+    result(called).ok().map(|_| bytes)
+}
