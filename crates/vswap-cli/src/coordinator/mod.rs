@@ -3,6 +3,8 @@
 //! One thread waits for everything: signals, members, the clock. Everything that can be refused is
 //! refused before the program starts.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the run opens existing areas next"))]
+mod device;
 mod members;
 mod program;
 mod run_memory;
