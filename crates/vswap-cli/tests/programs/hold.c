@@ -207,18 +207,38 @@ static void few_processes(void)
 	}
 }
 
+static FILE *open_beside_limit(const char *file, const char *mode)
+{
+	char path[256];
+	snprintf(path, sizeof path, "%s", getenv("PIDS_MAX"));
+	strcpy(strrchr(path, '/') + 1, file);
+	return fopen(path, mode);
+}
+
+static uint64_t tasks_now(void)
+{
+	char number[32];
+	FILE *file = open_beside_limit("pids.current", "r");
+	REQUIRE(file != NULL && fgets(number, sizeof number, file) != NULL && fclose(file) == 0);
+	return strtoul(number, NULL, 0);
+}
+
 static void set_room(uint64_t tasks)
 {
-	char path[256], number[32];
-	snprintf(path, sizeof path, "%s", getenv("PIDS_MAX"));
-	char *name = strrchr(path, '/') + 1;
-	strcpy(name, "pids.current");
-	FILE *file = fopen(path, "r");
-	REQUIRE(file != NULL && fgets(number, sizeof number, file) != NULL && fclose(file) == 0);
-	strcpy(name, "pids.max");
-	file = fopen(path, "w");
-	REQUIRE(file != NULL && fprintf(file, "%lu", strtoul(number, NULL, 0) + tasks) > 0);
+	uint64_t now = tasks_now();
+	FILE *file = open_beside_limit("pids.max", "w");
+	REQUIRE(file != NULL && fprintf(file, "%lu", now + tasks) > 0);
 	REQUIRE(fclose(file) == 0);
+}
+
+/* A pager ends some time after its program, and what it leaves is room that nobody counted on. */
+static void wait_for_pagers_to_end(uint64_t tasks)
+{
+	struct timespec pause = { 0, 1000000 };
+	for (int tries = 0; tasks_now() > tasks; tries++) {
+		REQUIRE(tries < 5000);
+		nanosleep(&pause, NULL);
+	}
 }
 
 static bool sigchld_is_pending(void)
@@ -251,7 +271,7 @@ static bool fork_at_a_limit(uint64_t room)
 }
 
 /* Its end is told while a fork fails, and told once. */
-static void keep_the_signal_of_another_child(void)
+static void keep_the_signal_of_another_child(uint64_t tasks_alone)
 {
 	sigset_t set;
 	siginfo_t info;
@@ -260,11 +280,14 @@ static void keep_the_signal_of_another_child(void)
 	REQUIRE(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
 	set_room(64);
 	pid_t child = fork();
+	REQUIRE(child >= 0);
 	if (child == 0)
 		_exit(7);
 	while (waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) != 0)
 		REQUIRE(errno == EINTR);
 	REQUIRE(sigchld_is_pending());
+	/* That child itself takes a place until somebody waits for it. */
+	wait_for_pagers_to_end(tasks_alone + 1);
 	set_room(1);
 	REQUIRE(fork() == -1 && errno == EAGAIN);
 	REQUIRE(sigwaitinfo(&set, &info) == SIGCHLD);
@@ -277,13 +300,14 @@ static void keep_the_signal_of_another_child(void)
 /* Raises the limit of a cgroup one by one, past the point where a child fits and its pager does not. */
 static void few_tasks(void)
 {
-	uint64_t room = 0;
+	uint64_t room = 0, tasks_alone = tasks_now();
 	REQUIRE(signal(SIGCHLD, on_child) != SIG_ERR);
 	while (!fork_at_a_limit(room))
 		room++;
-	keep_the_signal_of_another_child();
+	keep_the_signal_of_another_child(tasks_alone);
 	/* Children that nobody waits for leave no zombies, those that fail included. */
 	REQUIRE(signal(SIGCHLD, SIG_IGN) != SIG_ERR);
+	wait_for_pagers_to_end(tasks_alone);
 	set_room(1);
 	REQUIRE(fork() == -1 && errno == EAGAIN);
 	require_no_child();
