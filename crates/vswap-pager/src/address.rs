@@ -41,6 +41,10 @@ pub struct PageRange {
 }
 
 impl PageRange {
+    /// The whole address space.
+    pub const EVERYTHING: Self =
+        Self { start: PageNumber(0), end: PageNumber(usize::MAX / PAGE_SIZE) };
+
     /// The pages that `len` bytes at `address` touch.
     pub const fn touching(address: usize, len: usize) -> Self {
         let end = address.saturating_add(len).saturating_add(PAGE_SIZE - 1);

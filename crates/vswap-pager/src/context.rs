@@ -26,6 +26,9 @@ pub const PAGER_CONTEXTS: usize = 8;
 /// The reclaimer's place among them; handlers take those below.
 pub const RECLAIMER_CONTEXT: usize = PAGER_CONTEXTS - 1;
 
+/// The place of whoever moves mappings: one at a time, with the gate closed.
+pub const MOVING_CONTEXT: usize = RECLAIMER_CONTEXT - 1;
+
 /// Codec state, a window of pages, and the entries to free behind it.
 #[derive(Debug)]
 pub struct Context {

@@ -59,8 +59,6 @@ pub struct Maps {
     pub excluded: Regions,
     /// Ranges that are registered but not taken over yet; see [`commit`](crate::commit).
     pub deferred: Regions,
-    /// End of the heap, rounded up to pages; 0 if unknown.
-    pub heap_end: usize,
 }
 
 /// The mapping lock, held.
@@ -91,8 +89,6 @@ pub enum Side {
 pub struct PagingFds {
     /// The program's memory, with mapping events.
     pub uffd: AtomicI32,
-    /// Staging, without events.
-    pub staging_uffd: AtomicI32,
     /// /proc/self/pagemap.
     pub pagemap: AtomicI32,
     /// The swap file.
@@ -103,7 +99,6 @@ impl PagingFds {
     const fn new() -> Self {
         Self {
             uffd: AtomicI32::new(NO_FD),
-            staging_uffd: AtomicI32::new(NO_FD),
             pagemap: AtomicI32::new(NO_FD),
             swap_file: AtomicI32::new(NO_FD),
         }
@@ -190,11 +185,7 @@ impl Engine {
         Self {
             config: UnsafeCell::new(None),
             phase: AtomicU32::new(Phase::Idle as u32),
-            maps: SpinLock::new(Maps {
-                excluded: Regions::new(),
-                deferred: Regions::new(),
-                heap_end: 0,
-            }),
+            maps: SpinLock::new(Maps { excluded: Regions::new(), deferred: Regions::new() }),
             regions: UnsafeCell::new(Regions::new()),
             run_page: AtomicPtr::new(core::ptr::null_mut()),
             member: AtomicPtr::new(core::ptr::null_mut()),
@@ -380,11 +371,6 @@ impl Engine {
     /// Runs `call` with the main userfaultfd as `side` knows it.
     pub fn with_uffd<T>(&self, side: Side, call: impl FnOnce(&Uffd) -> T) -> T {
         borrow(self.paging_fds(side).uffd.load(Ordering::Relaxed), call)
-    }
-
-    /// Runs `call` with the staging userfaultfd as `side` knows it.
-    pub fn with_staging_uffd<T>(&self, side: Side, call: impl FnOnce(&Uffd) -> T) -> T {
-        borrow(self.paging_fds(side).staging_uffd.load(Ordering::Relaxed), call)
     }
 
     /// Bytes that the pager's own tables take.

@@ -5,15 +5,24 @@
 //! removals have to be applied first.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use vswap_core::page::{PAGE_SIZE, Page};
+use vswap_core::{GroupId, same_filled};
 
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
+use crate::adopt;
+use crate::context::MOVING_CONTEXT;
 use crate::engine::{Engine, MapsGuard, Side};
 use crate::entry_batch::EntryBatch;
 use crate::fault::Access;
 use crate::lock::{Closed, SpinLock};
+use crate::regions::Attributes;
 use crate::run_page::Counter;
-use crate::sys::uffd::{Message, MessageBuffer};
+use crate::sys::task;
+use crate::sys::uffd::{Message, MessageBuffer, Uffd};
 use crate::table::PageState;
+use crate::workingset;
 
 /// Faults that can wait between being read and being served. A thread waits for one fault at a
 /// time, and reading stops before the queue is full.
@@ -57,6 +66,15 @@ pub static FAULTS: FaultQueue = FaultQueue {
     }),
 };
 
+/// A trap has dropped pages, in this process or one that it was forked from.
+static DROPS_PAST_HOOKS: AtomicBool = AtomicBool::new(false);
+
+/// Whether a page that is there though the table calls it missing may be about to go: the kernel drops
+/// pages after the event about it was dealt with, and nothing tells when. Such a page is let alone.
+pub fn may_be_dropped() -> bool {
+    DROPS_PAST_HOOKS.load(Ordering::Relaxed)
+}
+
 impl FaultQueue {
     /// Takes the fault that has waited longest.
     pub fn pop(&self) -> Option<Fault> {
@@ -90,6 +108,40 @@ impl FaultQueue {
     }
 }
 
+/// Looks at what is pending before giving up: some 20 ms.
+const SETTLE_TRIES: usize = 1000;
+/// The first of them, which follow each other without a sleep.
+const QUICK_TRIES: usize = 100;
+const SETTLE_SLEEP_US: u64 = 20;
+
+/// Waits until no event is open, and gives whether none is: what the kernel shows of the memory then
+/// is what the regions and the table are about. An event is open from the change to its causer's next
+/// step, which has to be scheduled; the lock is released meanwhile. In the program nobody reads but
+/// threads that fault inline: faults that come with the events are the handler's.
+pub fn settle<'a>(
+    engine: &'a Engine,
+    mut maps: MapsGuard<'a>,
+    side: Side,
+) -> (MapsGuard<'a>, bool) {
+    let reads = side == Side::Pager || engine.inline.load(Ordering::Relaxed);
+    for attempt in 0..SETTLE_TRIES {
+        if reads {
+            drain(engine, &mut maps, side);
+        }
+        if !engine.with_uffd(side, Uffd::is_changing) {
+            return (maps, true);
+        }
+        drop(maps);
+        if attempt < QUICK_TRIES {
+            task::yield_now();
+        } else {
+            task::sleep_us(SETTLE_SLEEP_US);
+        }
+        maps = engine.lock_maps();
+    }
+    (maps, false)
+}
+
 /// Reads all that is pending, applies the events and queues the faults. Gives the number of
 /// messages.
 pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>, side: Side) -> usize {
@@ -120,6 +172,7 @@ fn apply(engine: &Engine, maps: &mut MapsGuard<'_>, message: Message, side: Side
             return;
         }
         Message::Remove { start, end } => {
+            DROPS_PAST_HOOKS.store(true, Ordering::Relaxed);
             let closed = engine.gate.close();
             drop_pages(engine, &closed, PageRange::touching(start, end - start));
         }
@@ -129,15 +182,25 @@ fn apply(engine: &Engine, maps: &mut MapsGuard<'_>, message: Message, side: Side
             drop_pages(engine, &closed, range);
             // Too many regions: the range stays known, which costs nothing but a wake-up.
             let _ = engine.regions_mut(maps, &closed).remove(range);
+            drop(closed);
+            let _ = maps.deferred.remove(range);
         }
         Message::Remap { from, to, len } => {
             let closed = engine.gate.close();
             let from = PageRange::touching(from, len);
             let region = engine.regions(&closed).find(from.start).copied();
             move_pages(engine, &closed, from, PageNumber::containing(to), side);
-            if let Some(region) = region {
-                let to = PageRange::touching(to, len);
-                let _ = engine.regions_mut(maps, &closed).insert(to, region.attributes);
+            let to = PageRange::touching(to, len);
+            if let Some(region) = region
+                && engine.regions_mut(maps, &closed).insert(to, region.attributes).is_ok()
+            {
+                // What moved between its registration and the look at what was there.
+                adopt::note_present(engine, to);
+            }
+            drop(closed);
+            if maps.deferred.find(from.start).is_some() {
+                // A list that is full: its faults are granted page by page.
+                let _ = maps.deferred.insert(to, Attributes::default());
             }
         }
         Message::Other => {}
@@ -216,7 +279,8 @@ pub fn move_pages(
     }
 }
 
-/// A tray holds a page by its offset in the old leaf, so a page that moves leaves staging.
+/// A tray holds a page by its offset in the old leaf, so a page that moves leaves staging: for its new
+/// place, or for the swap space where the kernel fills no page because an event is open.
 fn return_staged(
     engine: &Engine,
     page: PageNumber,
@@ -225,14 +289,35 @@ fn return_staged(
     side: Side,
 ) -> PageState {
     let source = engine.staging.address(tray, page.offset_in_leaf()) as *const u8;
-    let copy = |uffd: &crate::sys::uffd::Uffd| {
+    let copy = |uffd: &Uffd| {
         // SAFETY: the word said staged and the gate is closed, so the page is in the tray.
-        unsafe { uffd.copy(target.address(), source, vswap_core::page::PAGE_SIZE) }
+        unsafe { uffd.copy(target.address(), source, PAGE_SIZE) }
     };
-    let copied = engine.with_uffd(side, copy);
-    if copied.is_err() {
-        crate::link::die(engine, "a page could not follow its mapping");
+    let kept = engine.swap_cache.staged(tray, page.offset_in_leaf());
+    if engine.with_uffd(side, copy).is_ok() {
+        engine.budget.add_resident(1);
+        return PageState::unstaged(kept);
     }
-    engine.budget.add_resident(1);
-    PageState::unstaged(engine.swap_cache.staged(tray, page.offset_in_leaf()))
+    if let Some(entry) = kept {
+        engine.forget_copy(entry);
+    }
+    // SAFETY: as above, and the tray is not emptied while the gate is closed.
+    let contents = unsafe { engine.staging.page(tray, page.offset_in_leaf()) };
+    match store(engine, contents) {
+        Some(state) => state,
+        None => crate::link::die(engine, "a page could not follow its mapping"),
+    }
+}
+
+/// Stores a page as emptying its tray would, but in a pool that is full too. The gate is closed.
+fn store(engine: &Engine, contents: &Page) -> Option<PageState> {
+    if same_filled::repeated_word(contents) == Some(0) {
+        return Some(PageState::Missing);
+    }
+    let mut context = engine.contexts.of_pager(MOVING_CONTEXT).ok()?;
+    let worker = &mut context.as_mut()?.worker;
+    let entry = engine.with_room_in_pool(|space| space.swap_out(worker, GroupId::ROOT, contents));
+    let entry = entry.ok()?;
+    workingset::note_evicted(engine, entry);
+    Some(PageState::Swapped(entry))
 }

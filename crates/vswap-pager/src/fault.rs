@@ -15,6 +15,7 @@ use vswap_core::{Origin, SwapEntry};
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::context::{Context, WINDOW_MAX};
 use crate::engine::{Engine, Side};
+use crate::events;
 use crate::link;
 use crate::mailbox::Request;
 use crate::run_page::Counter;
@@ -222,10 +223,11 @@ impl Window<'_, '_> {
                     // Somebody else filled it, outside our view. What is there is what the
                     // program has seen.
                     self.uffd.wake(from.address(), PAGE_SIZE);
-                    self.note_resident(
-                        PageRange { start: from, end: PageNumber(from.0 + 1) },
-                        first,
-                    );
+                    let state = self.leaf.state(from.offset_in_leaf());
+                    if state != PageState::Missing || !events::may_be_dropped() {
+                        let page = PageRange { start: from, end: PageNumber(from.0 + 1) };
+                        self.note_resident(page, first);
+                    }
                     from = PageNumber(from.0 + 1);
                 }
                 Some(Errno::EAGAIN) => return Some(Served::Retry),

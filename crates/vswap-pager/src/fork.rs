@@ -20,6 +20,7 @@ use linux_raw_sys::general as k;
 use vswap_core::page::Page;
 
 use crate::address::{PageNumber, PageRange};
+use crate::adopt;
 use crate::child_report::ChildReport;
 use crate::engine::{Engine, PagingFds, Phase};
 use crate::events::{self, FAULTS};
@@ -59,7 +60,7 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
         Ok(report) => report,
         Err(error) => return error.as_value(),
     };
-    let maps = engine.lock_maps();
+    let maps = adopt::before_fork(engine, engine.lock_maps());
     let closed = engine.gate.close();
     SWAP_FILE.seal();
     let regions = engine.regions(&closed);
@@ -117,8 +118,8 @@ fn reset(engine: &Engine) {
     rendezvous::reset_after_fork();
     signals::reset_after_fork();
     engine.program.store(task::process_id(), Ordering::Relaxed);
-    let PagingFds { uffd, staging_uffd, pagemap, swap_file } = &engine.program_fds;
-    for inherited in [uffd, staging_uffd, pagemap, swap_file] {
+    let PagingFds { uffd, pagemap, swap_file } = &engine.program_fds;
+    for inherited in [uffd, pagemap, swap_file] {
         drop(Fd::new(inherited.swap(-1, Ordering::Relaxed)));
     }
 }

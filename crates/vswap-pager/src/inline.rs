@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use linux_raw_sys::general as k;
 
 use crate::address::{PageNumber, PageRange};
+use crate::adopt::{self, Known};
 use crate::context::Context;
 use crate::engine::{Engine, Phase, Side, engine};
 use crate::fault::{Access, Served};
@@ -25,6 +26,10 @@ use crate::sys::{arch, task};
 const OWN_STEPS: usize = 64;
 /// The longest wait for others of the run to give way.
 const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// Looks for the mapping of a page before its fault is somebody else's: while other threads map and
+/// unmap, one that is there can be missing from what is read.
+const LOOKS: u32 = 2;
 
 /// Why faults cannot be resolved inline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +130,7 @@ fn resolve(fault: &mut Fault) {
     rendezvous::pass(thread);
     engine.move_out_ahead(Side::Program, || rendezvous::gather(thread));
     make_room(engine, thread);
+    let mut unknown = 0;
     fault.ours = loop {
         let served = with_context(engine, |context| {
             let served = engine.with_uffd(Side::Program, |uffd| {
@@ -135,7 +141,13 @@ fn resolve(fault: &mut Fault) {
         });
         match served {
             Some(Served::Done) => break !is_poisoned(engine, fault.page),
-            Some(Served::Unknown) => break false,
+            // Perhaps a mapping grew in place by a raw trap: then it is registered.
+            Some(Served::Unknown) => match adopt::mapping_of(engine, fault.page) {
+                Known::Yes => {}
+                Known::No if unknown == LOOKS => break false,
+                Known::No => unknown += 1,
+                Known::NotYet => task::yield_now(),
+            },
             // The pager applies the events that are pending.
             Some(Served::Retry) | None => task::yield_now(),
         }

@@ -13,10 +13,11 @@
 //! | swap devices | [`io`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`], [`swap_file`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
-//! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
+//! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
 
 pub mod address;
+pub mod adopt;
 pub mod arena;
 pub mod batch;
 pub mod budget;

@@ -4,6 +4,8 @@
 //! brings regions, table and kernel in line in one step under the mapping lock, and unregisters
 //! what goes away first, so that no userfaultfd event makes the program wait for the pager.
 
+use core::sync::atomic::Ordering;
+
 use linux_raw_sys::general as k;
 use vswap_core::page::PAGE_SIZE;
 
@@ -16,7 +18,7 @@ use crate::regions::Attributes;
 use crate::run_page::Counter;
 use crate::sys::{Errno, arch, memory, result};
 use crate::table::PageState;
-use crate::{commit, events, exclude, start};
+use crate::{adopt, commit, events, exclude, start};
 
 /// Step in which memory is populated on behalf of MAP_POPULATE, in bytes.
 const POPULATE_STEP: usize = 1 << 20;
@@ -61,6 +63,7 @@ pub fn is_mapping_call(call: &Call) -> bool {
 /// Handles a mapping call; gives what the program sees as its result.
 pub fn on_call(engine: &Engine, call: Call) -> isize {
     engine.count(Counter::MapCalls, 1);
+    start::watch_if_wanted(engine);
     let result = match call.number as u32 {
         k::__NR_mmap => on_mmap(engine, call),
         k::__NR_munmap => on_munmap(engine, call),
@@ -85,12 +88,19 @@ fn is_pageable(flags: u32) -> bool {
     flags & k::MAP_ANONYMOUS != 0 && flags & k::MAP_TYPE == k::MAP_PRIVATE && flags & NEVER == 0
 }
 
+/// Whether a new mapping is a stack, by its flags.
+pub fn is_stack(flags: u32) -> bool {
+    flags & (k::MAP_STACK | k::MAP_GROWSDOWN) != 0
+}
+
 fn on_mmap(engine: &Engine, mut call: Call) -> isize {
     let [address, len, prot, flags, ..] = call.args;
     let (prot, flags) = (prot as u32, flags as u32);
     let pageable = is_pageable(flags);
     let beyond = pageable && commit::concerns(flags, prot) && !start::may_commit(engine, len);
-    if beyond && flags & k::MAP_POPULATE != 0 {
+    // A fault that is resolved inline does not reach the pager, which grants chunks.
+    let inline = engine.inline.load(Ordering::Relaxed);
+    if beyond && (flags & k::MAP_POPULATE != 0 || inline) {
         start::take_over(engine);
     }
     let populate = pageable && flags & k::MAP_POPULATE != 0 && engine.phase() == Phase::Active;
@@ -99,13 +109,15 @@ fn on_mmap(engine: &Engine, mut call: Call) -> isize {
     }
     let mut maps = engine.lock_maps();
     if flags & k::MAP_FIXED != 0 {
-        detach(engine, &mut maps, PageRange::touching(address, len));
+        let over = PageRange::touching(address, len);
+        maps = adopt::before_call(engine, maps, over);
+        detach(engine, &mut maps, over);
     }
     let value = call.pass();
     let Ok(start) = result(value) else { return value };
     let range = PageRange::touching(start, len);
     // What was excluded or deferred before was unmapped since.
-    engine.note_exclusion(&mut maps, range, flags & k::MAP_STACK != 0);
+    engine.note_exclusion(&mut maps, range, is_stack(flags));
     commit::undefer(engine, &mut maps, range);
     match engine.phase() {
         Phase::Active => {
@@ -188,6 +200,10 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
     }
     let old = PageRange::touching(old, old_len);
     let mut maps = engine.lock_maps();
+    maps = adopt::before_call(engine, maps, old);
+    if flags & k::MREMAP_FIXED != 0 {
+        maps = adopt::before_call(engine, maps, PageRange::touching(target, new_len));
+    }
     if engine.phase() != Phase::Active {
         return remap_unmanaged(engine, &mut maps, call, old);
     }
@@ -206,8 +222,6 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
         let kept = PageRange::touching(old.address(), new_len);
         let tail = PageRange { start: kept.end, end: old.end };
         detach(engine, &mut maps, tail);
-        // What is registered without being known would wait for the pager, which waits for the lock.
-        unregister(engine, tail);
         return call.pass();
     }
     let known: usize = engine.regions(&maps).within(old).map(|part| part.range.pages()).sum();
@@ -239,7 +253,7 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
             leave_out_excluded(engine, &mut maps, &closed, new);
         }
         let parts = engine.regions(&closed).within(new);
-        parts.for_each(|part| start::note_present(engine, part.range));
+        parts.for_each(|part| adopt::note_present(engine, part.range));
     }
     value
 }
@@ -318,7 +332,14 @@ fn on_madvise(engine: &Engine, mut call: Call) -> isize {
     }
     let range = PageRange::touching(address, len);
     let mut maps = engine.lock_maps();
-    if engine.regions(&maps).within(range).next().is_none() {
+    maps = match advice as u32 {
+        k::MADV_PAGEOUT => adopt::before_eviction(engine, maps, range),
+        k::MADV_DONTNEED | k::MADV_FREE if !is_unknown(engine, &maps, range) => {
+            adopt::before_call(engine, maps, range)
+        }
+        _ => maps,
+    };
+    if is_unknown(engine, &maps, range) {
         drop(maps);
         return call.pass();
     }
@@ -379,6 +400,10 @@ fn on_madvise(engine: &Engine, mut call: Call) -> isize {
     }
 }
 
+fn is_unknown(engine: &Engine, maps: &MapsGuard<'_>, range: PageRange) -> bool {
+    engine.regions(maps).within(range).next().is_none()
+}
+
 /// Runs `call` while the regions' parts in `range` are not registered, so that it causes no event.
 fn with_parts_unregistered(
     engine: &Engine,
@@ -394,14 +419,13 @@ fn with_parts_unregistered(
 
 fn on_brk(engine: &Engine, call: Call) -> isize {
     let wanted = PageRange::touching(call.args[0], 0).start;
-    let mut maps = engine.lock_maps();
-    if maps.heap_end == 0 {
-        maps.heap_end = program_break(0).next_multiple_of(PAGE_SIZE);
-    }
-    let old_end = PageNumber::containing(maps.heap_end);
     if call.args[0] == 0 {
         return call.pass();
     }
+    let mut maps = engine.lock_maps();
+    // Not what it was at the last call: a raw trap may have moved it.
+    let old_break = program_break(0);
+    let old_end = PageNumber::containing(old_break.next_multiple_of(PAGE_SIZE));
     let wanted = PageNumber(wanted.0 + usize::from(!call.args[0].is_multiple_of(PAGE_SIZE)));
     if wanted > old_end {
         drop(maps);
@@ -409,12 +433,11 @@ fn on_brk(engine: &Engine, call: Call) -> isize {
         maps = engine.lock_maps();
     }
     let active = engine.phase() == Phase::Active;
-    if active && wanted < old_end && program_break(0) > call.args[0] {
+    if active && wanted < old_end && old_break > call.args[0] {
         detach(engine, &mut maps, PageRange { start: wanted, end: old_end });
     }
     let value = call.pass();
     let end = PageNumber::containing((value as usize).next_multiple_of(PAGE_SIZE));
-    maps.heap_end = end.address();
     if active && end > old_end {
         let prot = memory::READ_WRITE as u8;
         let attributes = Attributes { prot, ..Attributes::default() };

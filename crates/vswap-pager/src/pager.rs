@@ -107,7 +107,6 @@ pub fn say_not_started(engine: &Engine, error: StartError) {
 /// Descriptors on their way from the program, which opens them, to the pager.
 struct Opened {
     uffd: Uffd,
-    staging: Uffd,
     pagemap: Fd,
     statm: Fd,
     program: Fd,
@@ -138,7 +137,7 @@ pub fn start(engine: &Engine) -> Result<(), StartError> {
 }
 
 fn start_with(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
-    engine.staging.open(&opened.staging).map_err(StartError::Memory)?;
+    engine.staging.open().map_err(StartError::Memory)?;
     if opened.joined.swap_file.is_some() && SWAP_FILE.begin() {
         // A space without room for one more backing goes on without it.
         let _ = engine.space.add_backing(&SWAP_FILE);
@@ -189,7 +188,6 @@ fn open_all(engine: &Engine) -> Result<Opened, StartError> {
         error => StartError::Userfaultfd(error),
     })?;
     Ok(Opened {
-        staging: Uffd::open(uffd::FEATURE_MOVE).map_err(StartError::Userfaultfd)?,
         pagemap: fd::open(c"/proc/self/pagemap", k::O_RDONLY).map_err(StartError::Proc)?,
         statm: fd::open(c"/proc/self/statm", k::O_RDONLY).map_err(StartError::Proc)?,
         program: task::pidfd(task::process_id()).map_err(StartError::Process)?,
@@ -206,7 +204,6 @@ fn publish(engine: &Engine, opened: &Opened) {
     fds.program.store(opened.program.raw(), Ordering::Relaxed);
     fds.coordinator.store(number(&opened.joined.coordinator), Ordering::Relaxed);
     paging.uffd.store(opened.uffd.raw(), Ordering::Relaxed);
-    paging.staging_uffd.store(opened.staging.raw(), Ordering::Relaxed);
     paging.pagemap.store(opened.pagemap.raw(), Ordering::Relaxed);
     paging.swap_file.store(number(&opened.joined.swap_file), Ordering::Relaxed);
 }
@@ -219,8 +216,6 @@ fn keep_all(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
         kept.swap_file.store(keep(swap_file.raw()).map_err(StartError::Proc)?, Ordering::Release);
     }
     if engine.inline.load(Ordering::Relaxed) {
-        let staging = keep(opened.staging.raw()).map_err(StartError::Userfaultfd)?;
-        kept.staging_uffd.store(staging, Ordering::Release);
         kept.pagemap
             .store(keep(opened.pagemap.raw()).map_err(StartError::Proc)?, Ordering::Release);
     }
@@ -301,7 +296,6 @@ fn close_all_but_own(engine: &Engine) {
     let (fds, paging) = (&engine.fds, &engine.pager_fds);
     let mut own = [
         &paging.uffd,
-        &paging.staging_uffd,
         &paging.pagemap,
         &paging.swap_file,
         &fds.statm,

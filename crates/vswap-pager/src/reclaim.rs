@@ -26,6 +26,7 @@ use crate::engine::{Engine, MapsGuard, Side};
 use crate::regions::Region;
 use crate::run_page::Counter;
 use crate::staging::{Bitmap, Tray};
+use crate::sys::uffd::Uffd;
 use crate::sys::{Errno, memory, pagemap};
 use crate::table::{Leaf, PageState};
 use crate::{events, workingset};
@@ -238,12 +239,20 @@ impl Engine {
 
     /// Moves a batch to a tray; `false` if none is free.
     fn move_batch(&self, leaf: &mut Leaf<'_>, region: &Region, batch: &Batch, side: Side) -> bool {
-        let Some(number) = self.staging.begin(region.attributes.prot) else { return false };
+        let prot = region.attributes.prot;
+        let number = self.with_uffd(side, |uffd| self.staging.begin(prot, uffd));
+        let Some(number) = number else { return false };
         let leaf_number = batch.span.start.leaf();
         let mut tray = Tray { number, leaf: leaf_number, pages: Bitmap::default() };
         let mut stuck = Bitmap::default();
+        let parts = if events::may_be_dropped() { Parts::Resident } else { Parts::Whole };
         for segment in batch.segments() {
-            self.move_segment(segment, number, &mut stuck, side);
+            for part in parts.of(leaf, segment) {
+                self.move_segment(part, number, &mut stuck, side);
+            }
+        }
+        if self.with_uffd(side, |uffd| self.staging.seal(number, uffd)).is_err() {
+            crate::link::die(self, "staging memory cannot be unregistered");
         }
         self.note_moved(leaf, &mut tray, batch, &stuck, side);
         self.count(Counter::Reclaimed, tray.pages.count() as u64);
@@ -262,9 +271,8 @@ impl Engine {
             let to = self.staging.address(tray, from.offset_in_leaf());
             // SAFETY: the pages are the program's; while its leaf is locked nobody else of the
             // engine touches them, and the program's own accesses wait for us at the leaf's lock.
-            let moved = self.with_staging_uffd(side, |uffd| unsafe {
-                uffd.move_pages(to, from.address(), bytes)
-            });
+            let moved =
+                self.with_uffd(side, |uffd| unsafe { uffd.move_pages(to, from.address(), bytes) });
             let Err((done, error)) = moved else {
                 from = PageNumber(from.0 + pages);
                 pages_at_once = span.pages();
@@ -275,6 +283,12 @@ impl Engine {
                 // A region can be several mappings to the kernel, and a move has to stay in one.
                 pages_at_once = pages / 2;
                 continue;
+            }
+            if error == Errno::EAGAIN && self.with_uffd(side, Uffd::is_changing) {
+                // What lies here now may not be what the table tells of.
+                let rest = PageRange { start: from, end: span.end };
+                rest.iter().for_each(|page| stuck.insert(page.offset_in_leaf()));
+                return;
             }
             if error == Errno::EAGAIN && retries < MOVE_RETRIES {
                 retries += 1;
@@ -486,6 +500,30 @@ pub fn make_old(engine: &Engine, range: PageRange) {
                 _ => {}
             }
         }
+    }
+}
+
+/// What of a segment is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    /// All that is there: one call, whatever holes there are.
+    Whole,
+    /// What the table calls resident.
+    Resident,
+}
+
+impl Parts {
+    fn of(self, leaf: &Leaf<'_>, segment: PageRange) -> impl Iterator<Item = PageRange> {
+        let mut rest = segment;
+        core::iter::from_fn(move || {
+            let is_taken = |page: &PageNumber| {
+                self == Self::Whole || leaf.word(page.offset_in_leaf()).is_resident()
+            };
+            let start = rest.iter().find(is_taken)?;
+            let behind = PageRange { start, ..rest }.iter().find(|page| !is_taken(page));
+            rest.start = behind.unwrap_or(rest.end);
+            Some(PageRange { start, end: rest.start })
+        })
     }
 }
 

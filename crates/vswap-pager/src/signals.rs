@@ -83,6 +83,14 @@ pub fn unblock() {
     unsafe { syscall!(k::__NR_rt_sigprocmask, k::SIG_UNBLOCK, &raw const mask, 0, MASK_BYTES) };
 }
 
+/// The calling thread's mask.
+pub fn mask() -> u64 {
+    let mut mask = 0u64;
+    // SAFETY: the mask lives across the call.
+    unsafe { syscall!(k::__NR_rt_sigprocmask, k::SIG_BLOCK, 0, &raw mut mask, MASK_BYTES) };
+    mask
+}
+
 /// Whether a mask blocks SIGBUS.
 pub fn blocks_sigbus(mask: u64) -> bool {
     mask & SIGBUS_BIT != 0

@@ -7,22 +7,29 @@
 //! hold one.
 //!
 //! Trays are filled under the mapping lock and emptied in the order of filling by whoever takes the
-//! oldest one. Their memory is registered with a userfaultfd of its own that reports no events.
+//! oldest one. While a tray is filled it is registered with the program's userfaultfd: then the kernel
+//! refuses a move while an event of that descriptor is not dealt with, so nothing is taken from where
+//! a raw trap has mapped something else meanwhile. Otherwise it is plain memory, since dropping pages
+//! of a registered range is an event itself. A page without access behind each tray keeps it a mapping
+//! of its own: dividing and merging mappings costs more than registering one.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use linux_raw_sys::general as k;
 use vswap_core::page::{PAGE_SIZE, Page};
 use vswap_core::platform::Platform;
 
 use crate::address::LEAF_PAGES;
 use crate::arena::Arena;
 use crate::lock::SpinLock;
-use crate::sys::memory;
 use crate::sys::uffd::Uffd;
+use crate::sys::{Errno, memory};
 
 /// Trays in all.
 pub const TRAYS: usize = 16;
 const TRAY_BYTES: usize = LEAF_PAGES * PAGE_SIZE;
+/// A tray with the page behind it.
+const STRIDE: usize = TRAY_BYTES + PAGE_SIZE;
 const BITMAP_WORDS: usize = LEAF_PAGES / 64;
 
 /// Which pages of a leaf are in a tray.
@@ -76,6 +83,7 @@ struct Slot {
     state: TrayState,
     tray: Tray,
     prot: u8,
+    guarded: bool,
 }
 
 #[derive(Debug)]
@@ -99,29 +107,33 @@ impl Staging {
             base: AtomicUsize::new(0),
             slots: SpinLock::new(Slots {
                 slots: [const {
-                    Slot { state: TrayState::Free, tray: EMPTY, prot: memory::READ_WRITE as u8 }
+                    Slot {
+                        state: TrayState::Free,
+                        tray: EMPTY,
+                        prot: memory::READ_WRITE as u8,
+                        guarded: false,
+                    }
                 }; TRAYS],
                 filled: 0,
             }),
         }
     }
 
-    /// Reserves the trays once, and registers them with the staging userfaultfd.
+    /// Reserves the trays, once.
     ///
     /// # Errors
-    /// `ENOMEM`, or as ioctl(UFFDIO_REGISTER).
-    pub fn open(&self, uffd: &Uffd) -> Result<(), crate::sys::Errno> {
+    /// `ENOMEM`.
+    pub fn open(&self) -> Result<(), Errno> {
         if self.base.load(Ordering::Acquire) == 0 {
-            let base =
-                Arena.reserve(TRAYS * TRAY_BYTES, TRAY_BYTES).ok_or(crate::sys::Errno::ENOMEM)?;
+            let base = Arena.reserve(TRAYS * STRIDE, PAGE_SIZE).ok_or(Errno::ENOMEM)?;
             self.base.store(base.as_ptr() as usize, Ordering::Release);
         }
-        uffd.register(self.base.load(Ordering::Acquire), TRAYS * TRAY_BYTES)
+        Ok(())
     }
 
     /// Address of a page in a tray.
     pub fn address(&self, tray: u8, offset: usize) -> usize {
-        self.base.load(Ordering::Relaxed) + usize::from(tray) * TRAY_BYTES + offset * PAGE_SIZE
+        self.base.load(Ordering::Relaxed) + usize::from(tray) * STRIDE + offset * PAGE_SIZE
     }
 
     /// A page in a tray.
@@ -133,20 +145,42 @@ impl Staging {
         unsafe { &*(self.address(tray, offset) as *const Page) }
     }
 
-    /// Takes a free tray to fill it with pages of a region that has protection `prot`; a move works
-    /// between equal protections only.
-    pub fn begin(&self, prot: u8) -> Option<u8> {
+    /// Takes a free tray to fill it through `uffd` with pages of a region that has protection `prot`; a
+    /// move works between equal protections only.
+    pub fn begin(&self, prot: u8, uffd: &Uffd) -> Option<u8> {
+        let number = self.take_free(prot)?;
+        if uffd.register(self.address(number, 0), TRAY_BYTES).is_err() {
+            self.slots.lock().slots[usize::from(number)].state = TrayState::Free;
+            return None;
+        }
+        Some(number)
+    }
+
+    fn take_free(&self, prot: u8) -> Option<u8> {
         let mut slots = self.slots.lock();
         let number = slots.slots.iter().position(|slot| slot.state == TrayState::Free)?;
         let slot = &mut slots.slots[number];
+        let start = self.address(number as u8, 0);
+        if !slot.guarded {
+            // SAFETY: the page is the engine's, and nobody uses it.
+            unsafe { memory::protect(start + TRAY_BYTES, PAGE_SIZE, k::PROT_NONE) }.ok()?;
+            slot.guarded = true;
+        }
         if slot.prot != prot {
-            let start = self.address(number as u8, 0);
             // SAFETY: the tray is free, so nobody uses its memory.
             unsafe { memory::protect(start, TRAY_BYTES, u32::from(prot)) }.ok()?;
             slot.prot = prot;
         }
         slot.state = TrayState::Filling;
         Some(number as u8)
+    }
+
+    /// Makes a tray that has been filled plain memory again.
+    ///
+    /// # Errors
+    /// As ioctl(UFFDIO_UNREGISTER).
+    pub fn seal(&self, number: u8, uffd: &Uffd) -> Result<(), Errno> {
+        uffd.unregister(self.address(number, 0), TRAY_BYTES)
     }
 
     /// Puts a filled tray at the end of the queue, or frees it if it stayed empty.
@@ -230,14 +264,15 @@ mod tests {
     #[test]
     fn trays_are_emptied_in_the_order_of_filling() {
         let staging = Staging::new();
+        staging.open().unwrap();
         let fill = |leaf| {
-            let number = staging.begin(memory::READ_WRITE as u8).unwrap();
+            let number = staging.take_free(memory::READ_WRITE as u8).unwrap();
             let mut pages = Bitmap::default();
             pages.insert(leaf);
             staging.finish(Tray { number, leaf, pages });
         };
         (0..TRAYS).for_each(fill);
-        assert!(staging.begin(memory::READ_WRITE as u8).is_none());
+        assert!(staging.take_free(memory::READ_WRITE as u8).is_none());
         let first = staging.take_oldest().unwrap();
         assert_eq!(first.leaf, 0);
         staging.put_back(first);

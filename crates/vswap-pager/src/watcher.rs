@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use vswap_core::page::PAGE_SIZE;
 
+use crate::adopt::Newcomers;
 use crate::credentials::FOLLOWED;
 use crate::engine::{Engine, Phase, engine};
 use crate::run_page::Gauge;
@@ -47,6 +48,7 @@ struct Watcher {
     looks: u32,
     credentials: u32,
     unpageable: Unpageable,
+    newcomers: Newcomers,
 }
 
 impl Watcher {
@@ -57,6 +59,7 @@ impl Watcher {
             looks: 0,
             credentials: 0,
             unpageable: Unpageable::default(),
+            newcomers: Newcomers::default(),
         }
     }
 
@@ -84,6 +87,7 @@ impl Watcher {
         {
             start::take_over(self.engine);
         }
+        self.newcomers.look(self.engine);
         publish(self.engine, anonymous);
         if let Some(member) = self.engine.member() {
             self.unpageable.look(self.engine, member);
@@ -148,10 +152,13 @@ fn total_pages(path: &core::ffi::CStr) -> Option<u64> {
     text::number(&buffer[..len]).map(|(pages, _)| pages)
 }
 
-/// Anonymous memory of the process in bytes: resident less shared, proc(5) on statm.
 fn measure(engine: &Engine) -> u64 {
+    anonymous(engine.fds.statm.load(Ordering::Relaxed))
+}
+
+/// Anonymous memory of a process in bytes, by its open statm: resident less shared, proc(5).
+pub fn anonymous(statm: i32) -> u64 {
     let mut buffer = [0; 128];
-    let statm = engine.fds.statm.load(Ordering::Relaxed);
     let Ok(len) = fd::pread(statm, &mut buffer, 0) else { return 0 };
     let numbers = text::number(&buffer[..len])
         .and_then(|(_, rest)| text::number(rest))

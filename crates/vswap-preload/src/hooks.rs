@@ -44,6 +44,9 @@ pub fn on_call(call: Call, result: &mut isize) -> Next {
         }
         _ if signals::is_signal_call(&call) && engine().inline.load(Ordering::Relaxed) => {
             *result = signals::on_call(engine(), call);
+            if start::is_watch_wanted(engine()) && !signals::blocks_sigbus(signals::mask()) {
+                hook_stack::run(&mut (), |()| start::watch_if_wanted(engine()));
+            }
             Next::Return
         }
         // What else goes through libc's function `syscall`.
@@ -68,8 +71,11 @@ fn on_clone(call: Call, result: &mut isize) -> Next {
             let mut new = new;
             hook_stack::run(&mut new, |new| {
                 // Runtimes with threads of their own (Go) map memory past libc, where no hook
-                // counts it. Inline faults would be refused here: libc blocks all signals.
-                if !engine().inline.load(Ordering::Relaxed) {
+                // counts it. Inline faults would be refused here: libc blocks all signals, and
+                // sets the mask back when the thread is made.
+                if engine().inline.load(Ordering::Relaxed) {
+                    start::want_to_watch();
+                } else {
                     start::watch(engine());
                 }
                 exclude::new_thread(engine(), new.tls, new.stack, new.stack_size);

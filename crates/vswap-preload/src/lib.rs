@@ -15,7 +15,7 @@ use core::ffi::{CStr, c_char, c_int};
 
 use vswap_pager::config::{Config, ENV_NAME, Engine};
 use vswap_pager::engine::engine;
-use vswap_pager::link;
+use vswap_pager::{link, start};
 
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -30,6 +30,7 @@ extern "C" fn construct(_argc: c_int, _argv: *const *const c_char, envp: *const 
     // SAFETY: constructors run before the program has threads.
     unsafe { engine().configure(config) };
     engine().wants_inline(inline);
+    start::begin();
     hooks::install(inline);
 }
 

@@ -4,10 +4,11 @@
  * Each thread owns an arena at an address that nothing else uses and performs STEPS random operations
  * on random ranges of it: write, poke, verify, mmap over, munmap, map again, mprotect, mremap (moved,
  * over used pages, DONTUNMAP, smaller, bigger in place), madvise of all kinds, file mappings, system
- * calls on the memory, fork. Half of the calls go through libc, half are raw. A model in shared memory,
- * which is not paged, says what each page must hold; every operation's result must be the one that
- * Linux gives. FLAGS: `nosys` leaves out system calls on paged memory and forks (for the inline
- * engine), `nofork` only forks. On failure, the seed and the step are printed.
+ * calls on the memory, fork. A model in shared memory, which is not paged, says what each page must
+ * hold; every operation's result must be the one that Linux gives. FLAGS, with commas between: the ways
+ * to make the calls (see mapping_calls.h), one of which is drawn for each; `nosys` leaves out system
+ * calls on paged memory and forks (for the inline engine), `nofork` only forks. On failure, the seed
+ * and the step are printed.
  */
 #include "mapping_calls.h"
 #include <sys/uio.h>
@@ -387,7 +388,7 @@ static void one_step(void)
 	unsigned chosen = (unsigned)below(rng, total);
 	while (chosen >= operations[i].weight)
 		chosen -= operations[i++].weight;
-	raw_calls = draw(rng) % 2;
+	way = ways[draw(rng) % way_count];
 	operations[i].run();
 	if (with_forks && current->step % 400 == 399)
 		op_fork();
@@ -397,6 +398,7 @@ static void *work(void *arena)
 {
 	current = arena;
 	current->rng.state = current->seed;
+	way = ways[0];
 	for (uint64_t i = 0; i < arena_pages; i += LONGEST) {
 		struct range range = { i, arena_pages - i < LONGEST ? arena_pages - i : LONGEST };
 		EXPECT(do_mmap(address(i), range.count, PROT_READ | PROT_WRITE,
@@ -444,8 +446,9 @@ int main(int argc, char **argv)
 	arena_pages = argument(argc, argv, 3, 32) * MIB / PAGE;
 	uint64_t threads = argument(argc, argv, 4, 1), sum = 0;
 	const char *flags = argc > 5 ? argv[5] : "";
-	with_system_calls = strcmp(flags, "nosys") != 0;
-	with_forks = with_system_calls && strcmp(flags, "nofork") != 0;
+	choose_ways(flags);
+	with_system_calls = !has_flag(flags, "nosys");
+	with_forks = with_system_calls && !has_flag(flags, "nofork");
 	REQUIRE(threads >= 1 && threads <= 8);
 	arena_pages /= threads;
 	pattern_file = make_pattern_file();

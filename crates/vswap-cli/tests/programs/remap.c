@@ -1,10 +1,11 @@
 /*
- * remap BALLAST_MIB [SEED [nosys]]: memory holds what Linux promises, after every mapping change.
+ * remap BALLAST_MIB [SEED [FLAGS]]: memory holds what Linux promises, after every mapping change.
  *
  * Each case fills a region, brings it into one of four states (as filled, pushed out by touching a
  * ballast larger than the budget, evicted whole, evicted in alternate runs of 16 pages), changes its
- * mapping through libc or by raw system calls, and verifies all of it, before and after eviction.
- * With `nosys` no system call reads, writes or locks paged memory, so that it runs inline too.
+ * mapping and verifies all of it, before and after eviction. FLAGS, with commas between: the ways to
+ * make the calls (see mapping_calls.h), each of which is gone through; `nosys`: no system call reads,
+ * writes or locks paged memory, so that it runs inline too.
  */
 #include "mapping_calls.h"
 #include <setjmp.h>
@@ -492,13 +493,15 @@ int main(int argc, char **argv)
 	ballast = map(ballast_pages);
 	fill_range(ballast, ballast_pages, 7);
 
-	bool nosys = argc > 3 && strcmp(argv[3], "nosys") == 0;
+	const char *flags = argc > 3 ? argv[3] : "";
+	bool nosys = has_flag(flags, "nosys");
+	choose_ways(flags);
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		if (nosys && (cases[i].run == lock || cases[i].run == lock_and_drop))
 			continue;
-		for (int raw = 0; raw < 2; raw++)
+		for (unsigned n = 0; n < way_count; n++)
 			for (state = FILLED; state < STATES; state++) {
-				raw_calls = raw;
+				way = ways[n];
 				seed++;
 				cases[i].run();
 			}

@@ -3,10 +3,11 @@
  *
  * HOW is `touch` (one big mapping), `threads` (four threads, a mapping each), `populate`
  * (MAP_POPULATE, several times), `huge` (huge pages), `malloc`, `small` (mappings of 64 KiB),
- * `processes` (four children) or `inherited` (a child fills what its parent mapped). Everything stays
- * allocated, is verified, and is then freed.
+ * `processes` (four children), `inherited` (a child fills what its parent mapped) or `traps` (mappings
+ * of 1 MiB made past libc, but for one call). Everything stays allocated, is verified, and is then
+ * freed.
  */
-#include "vswap_test.h"
+#include "mapping_calls.h"
 
 static uint64_t pages;
 
@@ -140,6 +141,33 @@ static uint64_t inherited(void)
 	return check_page(data, 0, "left alone");
 }
 
+/* Mappings of 1 MiB, each filled as soon as it is there, with a pause of a millisecond behind it: whoever
+ * looks for them has to get a CPU, on a busy machine too. After an eighth of them comes the only call that
+ * vswap can see. */
+static uint64_t past_libc(void)
+{
+	uint64_t count = pages * PAGE / MIB, sum = 0;
+	struct timespec pause = { 0, 1000000 };
+	way = TRAP;
+	char **starts = do_mmap(NULL, count * sizeof *starts / PAGE + 1, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	REQUIRE(starts != MAP_FAILED);
+	for (uint64_t i = 0; i < count; i++) {
+		starts[i] = do_mmap(NULL, MIB / PAGE, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		REQUIRE(starts[i] != MAP_FAILED);
+		fill_range(starts[i], MIB / PAGE, i);
+		nanosleep(&pause, NULL);
+		if (i == count / 8)
+			REQUIRE(munmap(map(1), PAGE) == 0);
+	}
+	for (uint64_t i = 0; i < count; i++) {
+		sum += check_range(starts[i], 0, MIB / PAGE, i, "mapped by a trap");
+		REQUIRE(do_munmap(starts[i], MIB / PAGE) == 0);
+	}
+	return sum;
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "touch";
@@ -159,6 +187,8 @@ int main(int argc, char **argv)
 		sum = allocate();
 	else if (strcmp(how, "small") == 0)
 		sum = small_mappings();
+	else if (strcmp(how, "traps") == 0)
+		sum = past_libc();
 	else if (strcmp(how, "processes") == 0)
 		sum = in_processes();
 	else

@@ -16,6 +16,11 @@ fn allowance(budget: u64) -> u64 {
 
 /// Requires that a watched job stayed within its budget.
 pub fn assert_within(outcome: &Outcome, budget: u64) {
+    assert_peak(outcome, budget, budget + allowance(budget));
+}
+
+/// Requires that a watched job with this budget never had more than `most` bytes resident.
+pub fn assert_peak(outcome: &Outcome, budget: u64, most: u64) {
     let peak = outcome.peak.as_ref().expect("a watched job");
     let bytes = peak.reading.bytes();
     println!(
@@ -27,7 +32,7 @@ pub fn assert_within(outcome: &Outcome, budget: u64) {
     );
     assert!(peak.samples >= 5, "only {} samples of {}", peak.samples, outcome.name);
     assert!(
-        bytes <= budget + allowance(budget),
+        bytes <= most,
         "{}: {} KiB were resident, the budget is {} KiB: {:?}",
         outcome.name,
         bytes >> 10,

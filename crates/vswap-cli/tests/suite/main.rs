@@ -6,6 +6,7 @@
 //! - [`memory`]: our own C programs, which verify memory after every kind of mapping change;
 //! - [`differential`]: random mapping operations against a model;
 //! - [`syscalls`]: the kernel reading and writing pages that are swapped out;
+//! - [`traps`]: mapping calls that no hook sees;
 //! - [`poison`]: pages that cannot be restored;
 //! - [`manners`]: what a program can notice of the pager, which is nothing, and how both end;
 //! - [`budget`]: `--ram` holds, seen from outside;
@@ -32,4 +33,5 @@ mod poison;
 mod statistics;
 mod support;
 mod syscalls;
+mod traps;
 mod whole;

@@ -64,6 +64,12 @@ pub unsafe fn unmap(start: usize, len: usize) {
     unsafe { syscall!(k::__NR_munmap, start, len) };
 }
 
+/// Whether every page of a range is mapped.
+pub fn is_mapped(start: usize, len: usize) -> bool {
+    // SAFETY: with MS_ASYNC the kernel looks at the mappings of the range and changes nothing.
+    result(unsafe { syscall!(k::__NR_msync, start, len, k::MS_ASYNC) }).is_ok()
+}
+
 /// Gives advice about a range.
 ///
 /// # Safety

@@ -2,8 +2,9 @@
 
 use linux_raw_sys::general as k;
 
-use super::Errno;
-use super::fd;
+use super::fd::{self, Fd};
+use super::{Errno, result};
+use crate::syscall;
 
 /// One mapping of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,13 @@ pub struct Mapping<'a> {
     pub inode: u64,
     /// Path, or a name in brackets, or nothing.
     pub name: &'a [u8],
+}
+
+impl Mapping<'_> {
+    /// Whether an address lies in it.
+    pub fn contains(&self, address: usize) -> bool {
+        (self.start..self.end).contains(&address)
+    }
 }
 
 /// Calls `found` for each mapping, in ascending order.
@@ -46,6 +54,82 @@ pub fn for_each(mut found: impl FnMut(Mapping<'_>)) -> Result<(), Errno> {
         }
         buffer.copy_within(used..filled, 0);
         filled -= used;
+    }
+}
+
+/// `_IOWR('f', 17, struct procmap_query)`, include/uapi/linux/fs.h; Linux 6.11.
+const PROCMAP_QUERY: u32 = 0xc068_6611;
+/// Bits of `vma_flags`: readable, writable and executable are those of mmap.
+const PROCMAP_QUERY_PROT: u32 = k::PROT_READ | k::PROT_WRITE | k::PROT_EXEC;
+const PROCMAP_QUERY_VMA_SHARED: u64 = 8;
+
+/// The kernel's `struct procmap_query`.
+#[repr(C)]
+#[derive(Default)]
+struct ProcmapQuery {
+    size: u64,
+    query_flags: u64,
+    query_addr: u64,
+    vma_start: u64,
+    vma_end: u64,
+    vma_flags: u64,
+    vma_page_size: u64,
+    vma_offset: u64,
+    inode: u64,
+    device: [u32; 2],
+    sizes: [u32; 2],
+    vma_name_addr: u64,
+    build_id_addr: u64,
+}
+const _: () = assert!(size_of::<ProcmapQuery>() == 0x68);
+
+/// Asks for single mappings.
+#[derive(Debug)]
+pub struct Query(Fd);
+
+impl Query {
+    /// Opens /proc/self/maps.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open() -> Result<Self, Errno> {
+        fd::open(c"/proc/self/maps", k::O_RDONLY).map(Self)
+    }
+
+    /// Whether a mapping is still what was read of it, as far as this kernel tells.
+    pub fn is_as_read(&self, mapping: &Mapping<'_>) -> bool {
+        match self.ask(mapping.start) {
+            Ok(now) => {
+                (now.vma_start, now.vma_end) == (mapping.start as u64, mapping.end as u64)
+                    && now.inode == mapping.inode
+            }
+            Err(error) => error != Errno::ENOENT,
+        }
+    }
+
+    /// The mapping of an address, without its name; `None` if there is none, or the kernel does not tell.
+    pub fn mapping_of(&self, address: usize) -> Option<Mapping<'static>> {
+        let now = self.ask(address).ok()?;
+        Some(Mapping {
+            start: now.vma_start as usize,
+            end: now.vma_end as usize,
+            prot: now.vma_flags as u32 & PROCMAP_QUERY_PROT,
+            private: now.vma_flags & PROCMAP_QUERY_VMA_SHARED == 0,
+            offset: now.vma_offset,
+            inode: now.inode,
+            name: b"",
+        })
+    }
+
+    fn ask(&self, address: usize) -> Result<ProcmapQuery, Errno> {
+        let mut query = ProcmapQuery {
+            size: size_of::<ProcmapQuery>() as u64,
+            query_addr: address as u64,
+            ..ProcmapQuery::default()
+        };
+        // SAFETY: the structure lives across the call, and asks for no name.
+        result(unsafe { syscall!(k::__NR_ioctl, self.0.raw(), PROCMAP_QUERY, &raw mut query) })?;
+        Ok(query)
     }
 }
 

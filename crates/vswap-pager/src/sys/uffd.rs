@@ -4,6 +4,7 @@
 //! and `EAGAIN` there when mapping events are pending, so a count is only taken when positive.
 
 use linux_raw_sys::{general as k, ioctl};
+use vswap_core::page::PAGE_SIZE;
 
 use super::fd::{self, Fd};
 use super::{Errno, result};
@@ -186,6 +187,21 @@ impl Uffd {
             .map_err(|error| progress(zero.zeropage, error))
     }
 
+    /// Whether an event of this descriptor waits to be read, or who caused one that was read has not
+    /// gone on yet: pages are neither filled nor moved meanwhile.
+    pub fn is_changing(&self) -> bool {
+        // The kernel asks itself this first, and refuses an empty range then.
+        self.zero(0, 0) == Err((0, Errno::EAGAIN))
+    }
+
+    /// Whether a page of anonymous memory is registered with this descriptor.
+    pub fn reports_on(&self, page: usize) -> bool {
+        let mut resume = k::uffdio_continue { range: range(page, PAGE_SIZE), mode: 0, mapped: 0 };
+        // Anonymous memory has no page to continue with. The kernel says so if the page is
+        // registered, and ENOENT otherwise.
+        self.ioctl(ioctl::UFFDIO_CONTINUE, &raw mut resume) == Err(Errno::EINVAL)
+    }
+
     /// Moves the pages that are present in `[from, from + len)` to the same offsets at `to`, which
     /// is registered with this descriptor; holes stay holes.
     ///
@@ -194,7 +210,8 @@ impl Uffd {
     ///
     /// # Errors
     /// The bytes walked before it stopped, and why: `EBUSY` a page is pinned or shared with
-    /// another process, `EINVAL` the protections differ.
+    /// another process, `EINVAL` the protections differ, `EAGAIN` events of this descriptor are
+    /// pending, or a page is locked just now.
     pub unsafe fn move_pages(
         &self,
         to: usize,
