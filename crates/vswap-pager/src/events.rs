@@ -144,12 +144,18 @@ pub fn settle<'a>(
 
 /// Reads all that is pending, applies the events and queues the faults. Gives the number of
 /// messages.
+///
+/// The gate is closed before an event is read: who caused it goes on then, and the kernel drops the pages.
+/// A page that somebody was just about to fill, from what the table said before, would stay there.
+/// Where only faults are to be expected, nobody has to wait for that.
 pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>, side: Side) -> usize {
     let mut buffer = MessageBuffer::new();
+    let expected = may_be_dropped() || engine.with_uffd(side, Uffd::is_changing);
+    let closed = expected.then(|| engine.gate.close());
     let mut total = 0;
     while FAULTS.has_room() {
         let read = engine.with_uffd(side, |uffd| {
-            uffd.read(&mut buffer, |message| apply(engine, maps, message, side))
+            uffd.read(&mut buffer, |message| take(engine, maps, closed.as_ref(), message, side))
         });
         match read {
             Ok(count) => {
@@ -164,48 +170,62 @@ pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>, side: Side) -> usize {
     total
 }
 
-fn apply(engine: &Engine, maps: &mut MapsGuard<'_>, message: Message, side: Side) {
+fn take(
+    engine: &Engine,
+    maps: &mut MapsGuard<'_>,
+    closed: Option<&Closed<'_>>,
+    message: Message,
+    side: Side,
+) {
+    if let Message::Fault { address, thread, write } = message {
+        let page = PageNumber::containing(address);
+        FAULTS.push(Fault { page, thread, access: Access::from_write(write) });
+        return;
+    }
+    match closed {
+        Some(closed) => apply(engine, maps, closed, message, side),
+        None => apply(engine, maps, &engine.gate.close(), message, side),
+    }
+    engine.count(Counter::MapEvents, 1);
+}
+
+fn apply(
+    engine: &Engine,
+    maps: &mut MapsGuard<'_>,
+    closed: &Closed<'_>,
+    message: Message,
+    side: Side,
+) {
     match message {
-        Message::Fault { address, thread, write } => {
-            let page = PageNumber::containing(address);
-            FAULTS.push(Fault { page, thread, access: Access::from_write(write) });
-            return;
-        }
         Message::Remove { start, end } => {
             DROPS_PAST_HOOKS.store(true, Ordering::Relaxed);
-            let closed = engine.gate.close();
-            drop_pages(engine, &closed, PageRange::touching(start, end - start));
+            drop_pages(engine, closed, PageRange::touching(start, end - start));
         }
         Message::Unmap { start, end } => {
             let range = PageRange::touching(start, end - start);
-            let closed = engine.gate.close();
-            drop_pages(engine, &closed, range);
+            drop_pages(engine, closed, range);
             // Too many regions: the range stays known, which costs nothing but a wake-up.
-            let _ = engine.regions_mut(maps, &closed).remove(range);
-            drop(closed);
+            let _ = engine.regions_mut(maps, closed).remove(range);
             let _ = maps.deferred.remove(range);
         }
         Message::Remap { from, to, len } => {
-            let closed = engine.gate.close();
             let from = PageRange::touching(from, len);
-            let region = engine.regions(&closed).find(from.start).copied();
-            move_pages(engine, &closed, from, PageNumber::containing(to), side);
+            let region = engine.regions(closed).find(from.start).copied();
+            move_pages(engine, closed, from, PageNumber::containing(to), side);
             let to = PageRange::touching(to, len);
             if let Some(region) = region
-                && engine.regions_mut(maps, &closed).insert(to, region.attributes).is_ok()
+                && engine.regions_mut(maps, closed).insert(to, region.attributes).is_ok()
             {
                 // What moved between its registration and the look at what was there.
                 adopt::note_present(engine, to);
             }
-            drop(closed);
             if maps.deferred.find(from.start).is_some() {
                 // A list that is full: its faults are granted page by page.
                 let _ = maps.deferred.insert(to, Attributes::default());
             }
         }
-        Message::Other => {}
+        Message::Fault { .. } | Message::Other => {}
     }
-    engine.count(Counter::MapEvents, 1);
 }
 
 /// Forgets the pages of a range: they read as zeros from now on.
