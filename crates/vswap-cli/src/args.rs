@@ -1,10 +1,11 @@
 //! The command line: what is typed, checked as far as that needs no look at the machine.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
+use vswap_core::device::object::Protection;
 use vswap_pager::config::{CodecChoice, Engine};
 
 use crate::refusal::Refusal;
@@ -56,10 +57,21 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE|auto", default_value = "auto", value_parser = parse_ram)]
     pub ram: Ram,
 
-    /// Also swap to a file in PATH, a directory or the name of a new file, which nobody else ever
-    /// sees. SIZE limits it; the default is what the file system has free, less a tenth
-    #[arg(long, value_name = "PATH[:SIZE]", value_parser = clap::value_parser!(OsString))]
-    pub swap: Option<OsString>,
+    /// Also swap to PATH: a file or block device that mkswap has formatted, or, if PATH is a directory
+    /// or the name of a new file, a file there that nobody else ever sees. SIZE limits that; the default is
+    /// what the file system has free, less a tenth. May be repeated: high priorities (N up to 32767)
+    /// first, equal ones in turns; without N each is below those before it
+    #[arg(
+        long,
+        value_name = "PATH[:SIZE][,prio=N]",
+        value_parser = clap::value_parser!(OsString),
+        action = clap::ArgAction::Append
+    )]
+    pub swap: Vec<OsString>,
+
+    /// Do not encrypt what goes to swap devices; it still carries a check
+    #[arg(long)]
+    pub no_encrypt: bool,
 
     /// Compressor: lz4, zstd, zstd:LEVEL with LEVEL from -7 to 19, or none
     #[arg(long, value_name = "CODEC", default_value = "lz4", value_parser = parse_codec)]
@@ -117,39 +129,68 @@ impl From<EngineArg> for Engine {
     }
 }
 
-/// Where the swap file goes, as typed.
+/// A swap device, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SwapPlace {
-    /// Directory, or name of a file that does not exist.
+    /// A swap area, a directory, or the name of a file that does not exist.
     pub path: PathBuf,
     /// Limit, if one was given.
     pub size: Option<Size>,
+    /// Priority, if one was given.
+    pub priority: Option<i16>,
 }
 
 impl RunArgs {
-    /// The place of the swap file. What follows the last colon of the option is a size if it looks
-    /// like one, that is, if it begins with a digit; otherwise it belongs to the path.
-    pub fn swap_place(&self) -> Result<Option<SwapPlace>, Refusal> {
-        let Some(text) = &self.swap else { return Ok(None) };
-        let whole = || SwapPlace { path: PathBuf::from(text), size: None };
-        let place = match text.to_str().and_then(|text| text.rsplit_once(':')) {
+    /// The swap devices.
+    pub fn swap_places(&self) -> Result<Vec<SwapPlace>, Refusal> {
+        self.swap.iter().map(|text| SwapPlace::parse(text)).collect()
+    }
+
+    /// What is done to what goes there.
+    pub fn protection(&self) -> Protection {
+        if self.no_encrypt { Protection::Checked } else { Protection::Encrypted }
+    }
+}
+
+impl SwapPlace {
+    /// Reads `PATH[:SIZE][,prio=N]`. What follows the last colon is a size if it looks like one, that
+    /// is, if it begins with a digit; otherwise it belongs to the path.
+    pub fn parse(text: &OsStr) -> Result<Self, Refusal> {
+        let Some(whole) = text.to_str() else {
+            return Ok(Self { path: PathBuf::from(text), size: None, priority: None });
+        };
+        let (text, priority) = match whole.rsplit_once(",prio=") {
+            Some((text, number)) => (text, Some(parse_priority(number)?)),
+            None => (whole, None),
+        };
+        let (path, size) = match text.rsplit_once(':') {
             Some((path, size)) if size.starts_with(|c: char| c.is_ascii_digit()) => {
                 let size = size.parse().map_err(|e: SizeError| refuse_size("--swap", &e))?;
-                SwapPlace { path: PathBuf::from(path), size: Some(size) }
+                (path, Some(size))
             }
             Some((_, "")) => {
                 return Err(refuse_size("--swap", &SizeError::NotANumber(String::new())));
             }
-            _ => whole(),
+            _ => (text, None),
         };
-        if place.path == Path::new("") {
+        if path.is_empty() {
             return Err(Refusal::usage(
                 "--swap has no path",
                 "write for example --swap /var/tmp:10G",
             ));
         }
-        Ok(Some(place))
+        Ok(Self { path: PathBuf::from(path), size, priority })
     }
+}
+
+/// As swapon(8) has it.
+fn parse_priority(number: &str) -> Result<i16, Refusal> {
+    number.parse().ok().filter(|&priority| priority >= -1).ok_or_else(|| {
+        Refusal::usage(
+            format!("--swap: '{number}' is no priority"),
+            "give a number from -1 to 32767, as in --swap /dev/vdb,prio=5",
+        )
+    })
 }
 
 fn refuse_size(option: &str, error: &SizeError) -> Refusal {
@@ -242,18 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_place_has_a_path_and_perhaps_a_size() {
-        for (text, path, size) in [
-            ("/var/tmp", "/var/tmp", None),
-            ("/var/tmp:10G", "/var/tmp", Some(Size(10 << 30))),
-            ("/a:b/c", "/a:b/c", None),
-            ("/a:b:4M", "/a:b", Some(Size(4 << 20))),
+    fn a_swap_place_has_a_path_and_perhaps_a_size_and_a_priority() {
+        for (text, path, size, priority) in [
+            ("/var/tmp", "/var/tmp", None, None),
+            ("/var/tmp:10G", "/var/tmp", Some(Size(10 << 30)), None),
+            ("/a:b/c", "/a:b/c", None, None),
+            ("/a:b:4M", "/a:b", Some(Size(4 << 20)), None),
+            ("/dev/vdb,prio=32767", "/dev/vdb", None, Some(32767)),
+            ("/a,b:4M,prio=-1", "/a,b", Some(Size(4 << 20)), Some(-1)),
         ] {
-            let place = SwapPlace { path: path.into(), size };
-            assert_eq!(run_args(text).swap_place().unwrap(), Some(place), "{text}");
+            let place = SwapPlace { path: path.into(), size, priority };
+            assert_eq!(run_args(text).swap_places().unwrap(), [place], "{text}");
         }
-        for text in ["/a:0", "/a:5X", "/a:", ":5G"] {
-            assert!(run_args(text).swap_place().is_err(), "{text}");
+        for text in ["/a:0", "/a:5X", "/a:", ":5G", "/a,prio=", "/a,prio=-2", "/a,prio=32768"] {
+            assert!(run_args(text).swap_places().is_err(), "{text}");
         }
     }
 

@@ -125,7 +125,7 @@ fn pool_line(page: &RunPage, totals: &Totals) -> String {
         100.0 * pool as f64 / ram.max(1) as f64,
         totals.charged(),
         totals.gauge(Gauge::SwapUsed),
-        page.swap_limit.load(Ordering::Relaxed),
+        page.devices.limit(),
     )
 }
 

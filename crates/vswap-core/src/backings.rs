@@ -37,6 +37,27 @@ struct Member {
 #[derive(Debug)]
 pub(crate) struct Backings {
     members: [Member; BACKINGS_MAX],
+    /// All numbers, in the order in which they are asked to store, four bits each.
+    order: AtomicU32,
+}
+
+const NUMBER_BITS: u32 = 4;
+const _: () = assert!(BACKINGS_MAX as u32 * NUMBER_BITS <= u32::BITS);
+
+/// The order of a word of numbers.
+const fn numbers(order: u32) -> [u8; BACKINGS_MAX] {
+    let mut numbers = [0; BACKINGS_MAX];
+    let mut at = 0;
+    while at < BACKINGS_MAX {
+        numbers[at] = (order >> (at as u32 * NUMBER_BITS)) as u8 & 0xf;
+        at += 1;
+    }
+    numbers
+}
+
+fn word(numbers: impl Iterator<Item = u8>) -> u32 {
+    let shifted = numbers.zip(0..).map(|(number, at)| u32::from(number) << (at * NUMBER_BITS));
+    shifted.fold(0, |word, number| word | number)
 }
 
 impl Backings {
@@ -48,7 +69,15 @@ impl Backings {
                 objects: AtomicU64::new(0),
             }
         }; BACKINGS_MAX];
-        Self { members }
+        Self { members, order: AtomicU32::new(0x7654_3210) }
+    }
+
+    /// Has these asked first, in this order; the others follow as before.
+    pub(crate) fn prefer(&self, first: &[BackingId]) {
+        let before = numbers(self.order.load(Ordering::Relaxed));
+        let others = before.into_iter().filter(|number| !first.contains(&BackingId(*number)));
+        let order = word(first.iter().map(|id| id.0).chain(others));
+        self.order.store(order, Ordering::Relaxed);
     }
 
     pub(crate) fn add<P: Platform + ?Sized>(
@@ -103,12 +132,13 @@ impl Backings {
         self.all(platform).filter(move |(_, backing)| backing.medium() == medium)
     }
 
-    /// All backings, in the order in which they were added.
+    /// All backings, in the order in which they are to be asked.
     pub(crate) fn all<P: Platform + ?Sized>(
         &self,
         platform: &P,
     ) -> impl Iterator<Item = (BackingId, &'static dyn Backing)> {
-        let ids = (0..BACKINGS_MAX as u8).map(BackingId);
+        let order = numbers(self.order.load(Ordering::Relaxed));
+        let ids = order.into_iter().map(BackingId);
         ids.filter_map(move |id| Some((id, self.get(platform, id)?)))
     }
 

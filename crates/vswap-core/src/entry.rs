@@ -96,6 +96,11 @@ impl GroupId {
 pub struct BackingId(pub(crate) u8);
 
 impl BackingId {
+    /// The backing that [`Self::raw`] gave this number.
+    pub const fn from_raw(number: u8) -> Self {
+        Self(number)
+    }
+
     /// The backing's number.
     pub const fn raw(self) -> u8 {
         self.0

@@ -214,6 +214,12 @@ impl<P: Platform> VirtualSwap<P> {
         self.backings.add(self.platform(), backing)
     }
 
+    /// Has these backings asked first, in this order, when an object needs a place; the others follow in
+    /// the order in which they were added. A hint that costs nothing to change.
+    pub fn prefer_backings(&self, first: &[BackingId]) {
+        self.backings.prefer(first);
+    }
+
     /// Whether a backing is given objects.
     pub fn backing_state(&self, id: BackingId) -> Option<BackingState> {
         self.backings.get(self.platform(), id).map(|_| self.backings.state(id))

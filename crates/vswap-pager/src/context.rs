@@ -77,6 +77,16 @@ impl Context {
         (&mut self.worker, unsafe { &mut *self.window.as_ptr().add(index) })
     }
 
+    /// The worker, and the window as bytes.
+    pub fn worker_and_window(&mut self) -> (&mut Worker, &mut [u8]) {
+        // SAFETY: the reservation is as long and initialised, and the borrow of `self` makes this the
+        // only reference.
+        let window = unsafe {
+            core::slice::from_raw_parts_mut(self.window.as_ptr().cast(), WINDOW_MAX * PAGE_SIZE)
+        };
+        (&mut self.worker, window)
+    }
+
     /// Address of page `index` of the window, to copy from.
     pub fn page_address(&self, index: usize) -> *const u8 {
         self.window.as_ptr().wrapping_add(index).cast()

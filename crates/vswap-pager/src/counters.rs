@@ -10,12 +10,13 @@ use crate::engine::Engine;
 use crate::run_page::{Counter, Member};
 
 /// The core's counters that a member shows; it counts the others itself.
-const PUBLISHED: [(Core, Counter); 9] = [
+const PUBLISHED: [(Core, Counter); 10] = [
     (Core::Zswpout, Counter::Zswpout),
     (Core::Zswpin, Counter::Zswpin),
     (Core::SameFilledOut, Counter::SameFilledOut),
     (Core::Pswpout, Counter::Pswpout),
     (Core::Pswpin, Counter::Pswpin),
+    (Core::WrittenBackPages, Counter::WrittenBack),
     (Core::PoolLimitHit, Counter::PoolLimitHit),
     (Core::RejectCompressPoor, Counter::RejectCompressPoor),
     (Core::DecompressFail, Counter::DecompressFail),

@@ -32,6 +32,7 @@ use crate::relief::Relief;
 use crate::run_page::{Counter, Member, RunPage};
 use crate::staging::Staging;
 use crate::streams::Streams;
+use crate::swap::SWAP_DEVICES;
 use crate::swap_cache::SwapCache;
 use crate::sys::fd::Fd;
 use crate::sys::uffd::Uffd;
@@ -91,17 +92,11 @@ pub struct PagingFds {
     pub uffd: AtomicI32,
     /// /proc/self/pagemap.
     pub pagemap: AtomicI32,
-    /// The swap file.
-    pub swap_file: AtomicI32,
 }
 
 impl PagingFds {
     const fn new() -> Self {
-        Self {
-            uffd: AtomicI32::new(NO_FD),
-            pagemap: AtomicI32::new(NO_FD),
-            swap_file: AtomicI32::new(NO_FD),
-        }
+        Self { uffd: AtomicI32::new(NO_FD), pagemap: AtomicI32::new(NO_FD) }
     }
 }
 
@@ -337,9 +332,9 @@ impl Engine {
         done
     }
 
-    fn pool_limit(&self) -> usize {
-        let has_device = self.pager_fds.swap_file.load(Ordering::Relaxed) >= 0;
-        self.budget.pool_limit(has_device) as usize
+    /// What the pool may grow to.
+    pub fn pool_limit(&self) -> usize {
+        self.budget.pool_limit(SWAP_DEVICES.any()) as usize
     }
 
     /// Adds to a counter.
@@ -375,7 +370,7 @@ impl Engine {
 
     /// Bytes that the pager's own tables take.
     pub fn tables_memory(&self) -> u64 {
-        (self.table.memory() + self.swap_cache.memory()) as u64
+        (self.table.memory() + self.swap_cache.memory() + SWAP_DEVICES.memory()) as u64
     }
 
     /// Takes the pool's and the tables' size into the budget.

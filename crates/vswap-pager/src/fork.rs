@@ -27,7 +27,7 @@ use crate::events::{self, FAULTS};
 use crate::mapping::{self, Call};
 use crate::pager::StartError;
 use crate::run_page::Counter;
-use crate::swap_file::SWAP_FILE;
+use crate::swap::SWAP_DEVICES;
 use crate::sys::{fd::Fd, memory, result, task};
 use crate::table::PageState;
 use crate::{hook_stack, link, pager, rendezvous, signals, start};
@@ -62,7 +62,7 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
     };
     let maps = adopt::before_fork(engine, engine.lock_maps());
     let closed = engine.gate.close();
-    SWAP_FILE.seal();
+    let forking = SWAP_DEVICES.before_fork();
     let regions = engine.regions(&closed);
     let inherited = regions.all().iter().filter(|region| !region.attributes.dont_fork);
     for region in inherited.clone() {
@@ -75,15 +75,22 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
         // The guards were taken by the parent's thread; in the child the locks are made anew.
         mem::forget(closed);
         mem::forget(maps);
+        mem::forget(forking);
         become_child(engine, &report);
         return value;
     }
     inherited.for_each(|region| mapping::dont_fork(region.range));
+    if value > 0 {
+        SWAP_DEVICES.share_with_child();
+    }
     // The child may take a while; the program's other threads need not wait for it.
     drop(closed);
     drop(maps);
-    let Ok(child) = result(value) else { return value };
-    if let Err(error) = report.wait(child as u32) {
+    let joined = result(value).map(|child| report.wait(child as u32));
+    SWAP_DEVICES.after_fork(forking);
+    let Ok(joined) = joined else { return value };
+    if let Err(error) = joined {
+        let child = value;
         task::reap(child as u32);
         task::take_sigchld(child as u32);
         return error.as_value();
@@ -113,13 +120,13 @@ fn reset(engine: &Engine) {
     engine.reset_locks_after_fork();
     link::reset_after_fork();
     FAULTS.reset_after_fork();
-    SWAP_FILE.reset_after_fork();
+    SWAP_DEVICES.reset_after_fork();
     hook_stack::reset_after_fork();
     rendezvous::reset_after_fork();
     signals::reset_after_fork();
     engine.program.store(task::process_id(), Ordering::Relaxed);
-    let PagingFds { uffd, pagemap, swap_file } = &engine.program_fds;
-    for inherited in [uffd, pagemap, swap_file] {
+    let PagingFds { uffd, pagemap } = &engine.program_fds;
+    for inherited in [uffd, pagemap] {
         drop(Fd::new(inherited.swap(-1, Ordering::Relaxed)));
     }
 }

@@ -7,11 +7,11 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | shared with the coordinator | [`config`], [`run_page`], [`wire`] |
+//! | shared with the coordinator | [`config`], [`run_page`], [`run_devices`], [`wire`] |
 //! | the kernel | [`sys`] |
-//! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`text`] |
-//! | swap devices | [`io`] |
-//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`], [`swap_file`] |
+//! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`slot_table`], [`text`] |
+//! | swap devices | [`io`], [`swap`] |
+//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
@@ -49,14 +49,16 @@ pub mod reclaimer;
 pub mod regions;
 pub mod relief;
 pub mod rendezvous;
+pub mod run_devices;
 pub mod run_page;
 pub mod shortage;
 pub mod signals;
+pub mod slot_table;
 pub mod staging;
 pub mod start;
 pub mod streams;
+pub mod swap;
 pub mod swap_cache;
-pub mod swap_file;
 pub mod sys;
 pub mod table;
 pub mod text;

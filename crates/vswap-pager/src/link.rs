@@ -3,6 +3,8 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
+use vswap_core::device::set::DEVICES_MAX;
+
 use crate::engine::{Engine, Side};
 use crate::lock::SpinLock;
 use crate::run_page::{MEMBERS_MAX, RUN_PAGE_SIZE, RunPage};
@@ -13,7 +15,7 @@ use crate::wire;
 
 const SIGKILL: u32 = 9;
 
-/// Joins the run: hands over the userfaultfd, if there is one, gets the shared memory and the swap file. Without a
+/// Joins the run: hands over the userfaultfd, if there is one, gets the shared memory and the swap devices. Without a
 /// coordinator the member has the whole budget to itself.
 ///
 /// # Errors
@@ -31,7 +33,7 @@ pub fn join(engine: &Engine, uffd: Option<i32>) -> Result<Joined, Errno> {
     if let (Some(run), Some(config)) = (engine.run_page(), engine.config()) {
         run.ram.store(config.ram, Ordering::Relaxed);
     }
-    Ok(Joined { coordinator: None, swap_file: None })
+    Ok(Joined { coordinator: None, devices: [const { None }; DEVICES_MAX] })
 }
 
 /// What joining brought.
@@ -39,8 +41,8 @@ pub fn join(engine: &Engine, uffd: Option<i32>) -> Result<Joined, Errno> {
 pub struct Joined {
     /// The connection, for the pager.
     pub coordinator: Option<Fd>,
-    /// The run's swap file.
-    pub swap_file: Option<Fd>,
+    /// The run's swap devices, by their numbers.
+    pub devices: [Option<Fd>; DEVICES_MAX],
 }
 
 fn introduce(engine: &Engine, socket: Fd, uffd: Option<i32>) -> Option<Joined> {
@@ -52,15 +54,20 @@ fn introduce(engine: &Engine, socket: Fd, uffd: Option<i32>) -> Option<Joined> {
     let hello = wire::Hello { pid: task::process_id(), name };
     socket::send(socket.raw(), &hello.to_bytes(), uffd).ok()?;
     let mut packet = [0; wire::PACKET_MAX];
-    let (len, [run_page, swap_file]) = socket::receive(socket.raw(), &mut packet).ok()?;
+    let (len, fds) = socket::receive(socket.raw(), &mut packet).ok()?;
     let welcome = wire::Welcome::from_bytes(&packet[..len])?;
     let index = welcome.index as usize;
-    let page = memory::map_shared(run_page?.raw(), RUN_PAGE_SIZE).ok()?;
+    let mut fds = fds.into_iter().flatten();
+    let page = memory::map_shared(fds.next()?.raw(), RUN_PAGE_SIZE).ok()?;
     if index >= MEMBERS_MAX {
         return None;
     }
     share(engine, page.cast().as_ptr(), index);
-    Some(Joined { coordinator: Some(socket), swap_file })
+    let mut devices = [const { None }; DEVICES_MAX];
+    for number in welcome.devices() {
+        devices[number] = Some(fds.next()?);
+    }
+    Some(Joined { coordinator: Some(socket), devices })
 }
 
 fn share(engine: &Engine, page: *const RunPage, index: usize) {

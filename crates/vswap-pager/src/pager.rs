@@ -15,12 +15,14 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::general as k;
+use vswap_core::device::set::DEVICES_MAX;
 use vswap_core::page::PAGE_SIZE;
 use vswap_core::platform::Platform;
 
 use crate::arena::Arena;
 use crate::engine::{Engine, Side};
-use crate::swap_file::SWAP_FILE;
+use crate::swap::SWAP_DEVICES;
+use crate::swap::sealing::SEALING;
 use crate::sys::fd::{self, Fd};
 use crate::sys::uffd::{self, Uffd};
 use crate::sys::{Errno, arch, result, task};
@@ -138,10 +140,7 @@ pub fn start(engine: &Engine) -> Result<(), StartError> {
 
 fn start_with(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
     engine.staging.open().map_err(StartError::Memory)?;
-    if opened.joined.swap_file.is_some() && SWAP_FILE.begin() {
-        // A space without room for one more backing goes on without it.
-        let _ = engine.space.add_backing(&SWAP_FILE);
-    }
+    attach_devices(engine, &opened.joined)?;
     engine.divide_budget();
     counters::start(engine);
     PROGRESS.store(STARTING, Ordering::Release);
@@ -164,6 +163,23 @@ fn start_with(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
             return Err(StartError::Process(Errno::ESRCH));
         }
     }
+}
+
+/// Takes the run's swap devices into use. In the child of a fork it holds what it has inherited there.
+fn attach_devices(engine: &Engine, joined: &link::Joined) -> Result<(), StartError> {
+    if let Some(run) = engine.run_page() {
+        // SAFETY: this thread makes the pager, and no device was used yet; in the child of a fork the
+        // pager that writes is not there yet.
+        unsafe { SEALING.begin(&run.devices) };
+    }
+    for (number, fd) in joined.devices.iter().enumerate() {
+        if let Some(fd) = fd
+            && !SWAP_DEVICES.attach(engine, number, fd.raw())
+        {
+            return Err(StartError::Memory(Errno::ENOMEM));
+        }
+    }
+    if SWAP_DEVICES.inherit() { Ok(()) } else { Err(StartError::Process(Errno::EAGAIN)) }
 }
 
 /// Takes over SIGBUS if the run asks for inline faults; without it, faults are handed off.
@@ -205,15 +221,17 @@ fn publish(engine: &Engine, opened: &Opened) {
     fds.coordinator.store(number(&opened.joined.coordinator), Ordering::Relaxed);
     paging.uffd.store(opened.uffd.raw(), Ordering::Relaxed);
     paging.pagemap.store(opened.pagemap.raw(), Ordering::Relaxed);
-    paging.swap_file.store(number(&opened.joined.swap_file), Ordering::Relaxed);
 }
 
 /// Duplicates for the program's threads. All but those of inline faults leave moving to the pager.
 fn keep_all(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
     let kept = &engine.program_fds;
     kept.uffd.store(keep(opened.uffd.raw()).map_err(StartError::Userfaultfd)?, Ordering::Release);
-    if let Some(swap_file) = &opened.joined.swap_file {
-        kept.swap_file.store(keep(swap_file.raw()).map_err(StartError::Proc)?, Ordering::Release);
+    for (_, device) in SWAP_DEVICES.all() {
+        let fd = device.fd(Side::Pager).load(Ordering::Relaxed);
+        let kept = keep(fd).map_err(StartError::Proc)?;
+        // The child of a fork had its parent's until now.
+        drop(Fd::new(device.fd(Side::Program).swap(kept, Ordering::AcqRel)));
     }
     if engine.inline.load(Ordering::Relaxed) {
         kept.pagemap
@@ -224,7 +242,7 @@ fn keep_all(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
 
 /// A duplicate that the program keeps, out of the way of its own descriptors. As long as that of
 /// the userfaultfd is open, evicted pages do not turn to zeros when the pager dies.
-fn keep(fd: i32) -> Result<i32, Errno> {
+pub fn keep(fd: i32) -> Result<i32, Errno> {
     let high = fd::duplicate(fd, KEPT_FD_MIN);
     high.or_else(|_| fd::duplicate(fd, 0)).map(Fd::into_raw)
 }
@@ -291,18 +309,20 @@ fn start_threads() -> Result<(), Errno> {
     Ok(())
 }
 
+const NO_FD: i32 = -1;
+
+/// Descriptors of the pager other than those of devices.
+const FEW_FDS: usize = 5;
+
 /// Whoever waits for an end of file must not wait for the pager.
 fn close_all_but_own(engine: &Engine) {
     let (fds, paging) = (&engine.fds, &engine.pager_fds);
-    let mut own = [
-        &paging.uffd,
-        &paging.pagemap,
-        &paging.swap_file,
-        &fds.statm,
-        &fds.program,
-        &fds.coordinator,
-    ]
-    .map(|fd| fd.load(Ordering::Relaxed));
+    let mut own = [NO_FD; FEW_FDS + DEVICES_MAX];
+    let few = [&paging.uffd, &paging.pagemap, &fds.statm, &fds.program, &fds.coordinator];
+    let devices = SWAP_DEVICES.all().map(|(_, device)| device.fd(Side::Pager));
+    for (own, fd) in own.iter_mut().zip(few.into_iter().chain(devices)) {
+        *own = fd.load(Ordering::Relaxed);
+    }
     own.sort_unstable();
     let mut first = 0;
     for fd in own.into_iter().filter(|fd| *fd >= 0).map(|fd| fd as u32) {

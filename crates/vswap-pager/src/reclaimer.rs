@@ -14,6 +14,7 @@ use crate::mailbox::Request;
 use crate::pressure::Pressure;
 use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
+use crate::swap::{SWAP_DEVICES, writeback};
 use crate::sys::task;
 use crate::table::PageState;
 
@@ -62,6 +63,10 @@ pub extern "C" fn main(_argument: usize) -> ! {
             reclaim(engine, context, &mut faults);
         }
         condense(engine, context);
+        if writeback::write_back(engine, context) {
+            continue;
+        }
+        while engine.mailbox.waiting().is_none() && discard(engine) {}
         if engine.mailbox.waiting().is_none() && !linger(engine, bell) {
             engine.mailbox.sleep(bell, LOOK_UP_MS);
         }
@@ -145,6 +150,12 @@ fn condense(engine: &Engine, context: &mut Context) {
     }
     drop(passage);
     engine.update_engine_bytes();
+}
+
+/// Gives freed space of the devices back; whether there is more.
+fn discard(engine: &Engine) -> bool {
+    let _passage = engine.gate.pass();
+    SWAP_DEVICES.all().any(|(_, device)| device.discard())
 }
 
 /// Brings the swapped-out pages of a range back, as far as there is room.

@@ -7,11 +7,10 @@
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::run_devices::RunDevices;
+
 /// How many processes with a pager one run can hold; a member beyond it runs on its own share.
 pub const MEMBERS_MAX: usize = 120;
-
-/// Granularity in which members lease space of the swap file, in bytes.
-pub const EXTENT_SIZE: u64 = 4 << 20;
 
 /// A member among several claims what it uses and this part of the budget, to grow into.
 const CLAIM_GROWTH_PART: u64 = 16;
@@ -50,6 +49,8 @@ counters! {
     Pswpout => "pswpout",
     /// Pages read from a swap device.
     Pswpin => "pswpin",
+    /// Objects moved from the pool to a swap device.
+    WrittenBack => "written_back_pages",
     /// Page faults served.
     Faults => "pgfault",
     /// Page faults that needed data from a backing.
@@ -144,7 +145,7 @@ gauges! {
     ProcessAnon => "process_anon_bytes",
 }
 
-const COUNTER_SLOTS: usize = 42;
+const COUNTER_SLOTS: usize = 48;
 const GAUGE_SLOTS: usize = 16;
 const _: () = assert!(Counter::ALL.len() <= COUNTER_SLOTS && Gauge::ALL.len() <= GAUGE_SLOTS);
 
@@ -231,28 +232,21 @@ impl Member {
 pub struct RunPage {
     /// RAM budget of the tree in bytes; the coordinator may change it.
     pub ram: AtomicU64,
-    /// Size limit of the swap file in bytes; 0 if there is none.
-    pub swap_limit: AtomicU64,
-    /// Bytes of the swap file leased so far; members take [`EXTENT_SIZE`] at a time.
-    pub swap_leased: AtomicU64,
     /// Members ever used: slots at or beyond this index were never handed out.
     pub members_used: AtomicU32,
     /// The members. The coordinator hands out slots.
     pub members: [Member; MEMBERS_MAX],
+    /// The swap devices.
+    pub devices: RunDevices,
 }
 
 /// Bytes to reserve for the memfd.
 pub const RUN_PAGE_SIZE: usize = size_of::<RunPage>();
 
 impl RunPage {
-    /// Leases one extent of the swap file and gives its offset in bytes; `None` when it is full.
-    pub fn lease_extent(&self) -> Option<u64> {
-        let limit = self.swap_limit.load(Ordering::Relaxed);
-        self.swap_leased
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |leased| {
-                (leased + EXTENT_SIZE <= limit).then_some(leased + EXTENT_SIZE)
-            })
-            .ok()
+    /// The index of a member of this run.
+    pub fn number_of(&self, member: &Member) -> Option<usize> {
+        self.members.iter().position(|other| ptr::eq(other, member))
     }
 
     /// What the live members other than `me` have of the budget.
@@ -315,7 +309,7 @@ mod tests {
 
     fn run(ram: u64) -> Box<RunPage> {
         // SAFETY: all-zero bytes are a valid page.
-        let run: Box<RunPage> = unsafe { Box::new(core::mem::zeroed()) };
+        let run: Box<RunPage> = unsafe { Box::new_zeroed().assume_init() };
         run.ram.store(ram, Ordering::Relaxed);
         run.members_used.store(2, Ordering::Relaxed);
         run

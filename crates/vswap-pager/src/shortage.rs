@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use vswap_core::page::PAGE_SIZE;
 
 use crate::engine::Engine;
-use crate::swap_file::{Refusal, SWAP_FILE};
+use crate::swap::{Refusal, SWAP_DEVICES};
 
 const MIB: u64 = 1 << 20;
 
@@ -38,9 +38,8 @@ impl Shortage {
     /// What is the case now.
     pub fn of(engine: &Engine) -> Self {
         let usage = engine.space.usage();
-        let used = SWAP_FILE.used() as u64;
-        let limit = engine.run_page().map_or(0, |run| run.swap_limit.load(Ordering::Relaxed));
-        let has_file = engine.pager_fds.swap_file.load(Ordering::Relaxed) >= 0;
+        let used = SWAP_DEVICES.used();
+        let limit = engine.run_page().map_or(0, |run| run.devices.limit());
         Self {
             program: engine.program.load(Ordering::Relaxed),
             allowance: engine.budget.allowance(),
@@ -48,8 +47,8 @@ impl Shortage {
             payload: usage.payload as u64,
             pool: usage.pool_memory as u64,
             unmanaged: engine.budget.unmanaged(),
-            swap: match SWAP_FILE.refusal() {
-                _ if !has_file => Swap::None,
+            swap: match SWAP_DEVICES.refusal() {
+                _ if !SWAP_DEVICES.any() => Swap::None,
                 Some(why) => Swap::Refuses { why, used, limit },
                 None => Swap::HasRoom { used, limit },
             },
@@ -84,13 +83,8 @@ impl fmt::Display for Shortage {
                 match why {
                     Refusal::Full => write!(
                         f,
-                        "the swap file of {limit} MiB is full ({used} MiB of it by this process); \
+                        "the swap space of {limit} MiB is full ({used} MiB of it by this process); \
                          raise --ram or the size of --swap"
-                    ),
-                    Refusal::TooManyExtents => write!(
-                        f,
-                        "it has {used} MiB in the swap file, which is all that one process can; \
-                         raise --ram"
                     ),
                     Refusal::NoSpace => write!(
                         f,
@@ -146,12 +140,8 @@ mod tests {
         );
         assert_eq!(
             refused(Refusal::Full),
-            "the swap file of 128 MiB is full (100 MiB of it by this process); raise --ram or the \
+            "the swap space of 128 MiB is full (100 MiB of it by this process); raise --ram or the \
              size of --swap"
-        );
-        assert_eq!(
-            refused(Refusal::TooManyExtents),
-            "it has 100 MiB in the swap file, which is all that one process can; raise --ram"
         );
         assert_eq!(
             refused(Refusal::NoSpace),

@@ -9,7 +9,7 @@ use crate::adopt::Newcomers;
 use crate::credentials::FOLLOWED;
 use crate::engine::{Engine, Phase, engine};
 use crate::run_page::Gauge;
-use crate::swap_file::SWAP_FILE;
+use crate::swap::SWAP_DEVICES;
 use crate::sys::{arch, fd, task};
 use crate::text::{self, Line};
 use crate::unpageable::{self, Unpageable};
@@ -172,14 +172,14 @@ fn publish(engine: &Engine, anonymous: u64) {
     let resident = engine.budget.resident_pages() * PAGE_SIZE as u64;
     let metadata = usage.metadata.total() as u64 + engine.tables_memory();
     let swapped = usage.live_slots * PAGE_SIZE as u64;
-    let swap_used = SWAP_FILE.used() as u64;
+    let swap_used = SWAP_DEVICES.used();
     for (gauge, bytes) in [
         (Gauge::Resident, resident),
         (Gauge::Pool, usage.pool_memory as u64),
         (Gauge::Payload, usage.payload as u64),
         (Gauge::Metadata, metadata),
         (Gauge::Swapped, swapped),
-        (Gauge::Pooled, swapped.saturating_sub(swap_used)),
+        (Gauge::Pooled, swapped.saturating_sub(usage.device)),
         (Gauge::SwapUsed, swap_used),
         (Gauge::SwapCached, engine.swap_cache.pages() * PAGE_SIZE as u64),
         (Gauge::Unmanaged, engine.budget.unmanaged()),

@@ -2,8 +2,8 @@
 //!
 //! A member connects when it starts its pager and sends [`Hello`] with its userfaultfd attached
 //! (SCM_RIGHTS): the coordinator keeps that descriptor open, so that evicted pages never read as
-//! zeros when the pager dies. It answers with [`Welcome`] and two descriptors at most: the memfd
-//! of the [`RunPage`](crate::run_page::RunPage), then the swap file if the run has one.
+//! zeros when the pager dies. It answers with [`Welcome`] and descriptors: the memfd of the
+//! [`RunPage`](crate::run_page::RunPage), then the run's swap devices.
 //!
 //! From then on only the pager holds the member's end. [`BYE`] means that the program ended (or
 //! replaced itself by `exec`); an end of file without it means that the pager died, and the
@@ -56,28 +56,38 @@ impl Hello {
     }
 }
 
-/// The coordinator's answer: the member's index in the run page.
+/// The coordinator's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome {
     /// Index into [`RunPage::members`](crate::run_page::RunPage::members).
     pub index: u32,
+    /// Which swap devices there are, one bit each; their descriptors come in this order.
+    pub devices: u8,
 }
 
 impl Welcome {
     /// Size of the packet.
-    pub const SIZE: usize = 5;
+    pub const SIZE: usize = 6;
+
+    /// The numbers of the swap devices.
+    pub fn devices(self) -> impl Iterator<Item = usize> {
+        (0..u8::BITS as usize).filter(move |number| self.devices & (1 << number) != 0)
+    }
 
     /// The packet.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[0] = HELLO;
-        bytes[1..].copy_from_slice(&self.index.to_le_bytes());
+        bytes[1..5].copy_from_slice(&self.index.to_le_bytes());
+        bytes[5] = self.devices;
         bytes
     }
 
     /// Reads a packet; `None` if it is not a welcome.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let index = bytes.strip_prefix(&[HELLO])?.try_into().ok()?;
-        Some(Self { index: u32::from_le_bytes(index) })
+        let (index, &[devices]) = bytes.strip_prefix(&[HELLO])?.split_first_chunk::<4>()? else {
+            return None;
+        };
+        Some(Self { index: u32::from_le_bytes(*index), devices })
     }
 }

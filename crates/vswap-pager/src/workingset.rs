@@ -5,62 +5,67 @@
 //! distance is below the number of resident pages would have stayed with that much more memory,
 //! and is protected, as in the kernel's mm/workingset.c.
 
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use vswap_core::SwapEntry;
-use vswap_core::page::PAGE_SIZE;
-use vswap_core::platform::Platform;
+use vswap_core::{CLUSTER_SLOTS, SwapEntry};
 
-use crate::arena::Arena;
 use crate::engine::Engine;
 use crate::run_page::Counter;
-
-const CLUSTER_SLOTS: u32 = 512;
-/// Clusters of one piece of the stamp table: 2^23 slots.
-const CLUSTERS_PER_PIECE: usize = 1 << 14;
-const PIECES: usize = 256;
+use crate::slot_table::SlotTable;
 
 static EVICTED: AtomicU32 = AtomicU32::new(0);
-static STAMPS: [AtomicPtr<AtomicU32>; PIECES] =
-    [const { AtomicPtr::new(core::ptr::null_mut()) }; PIECES];
+/// One more than the highest number of a cluster with a stamp.
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+/// By cluster; a piece is for 2^23 slots.
+static STAMPS: SlotTable<AtomicU32, { 1 << 14 }, 256> = SlotTable::new();
 
-fn stamp(entry: SwapEntry, make: bool) -> Option<&'static AtomicU32> {
-    let cluster = (entry.raw() / CLUSTER_SLOTS) as usize;
-    let piece = STAMPS.get(cluster / CLUSTERS_PER_PIECE)?;
-    if piece.load(Ordering::Acquire).is_null() && make {
-        let len = CLUSTERS_PER_PIECE * size_of::<AtomicU32>();
-        let memory = Arena.reserve(len, PAGE_SIZE)?;
-        let won = piece.compare_exchange(
-            core::ptr::null_mut(),
-            memory.as_ptr().cast(),
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
-        if won.is_err() {
-            // SAFETY: the reservation was never published.
-            unsafe { Arena.unreserve(memory, len) };
-        }
-    }
-    let stamps = piece.load(Ordering::Acquire);
-    if stamps.is_null() {
-        return None;
-    }
-    // SAFETY: a piece is never freed, zeros are valid stamps, and the index is within it.
-    unsafe { stamps.add(cluster % CLUSTERS_PER_PIECE).as_ref() }
+fn number_of(entry: SwapEntry) -> usize {
+    entry.raw() as usize / CLUSTER_SLOTS
 }
 
 /// Notes that a page was evicted to this entry.
 pub fn note_evicted(_engine: &Engine, entry: SwapEntry) {
     let now = EVICTED.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-    if let Some(stamp) = stamp(entry, true) {
+    if let Some(stamp) = STAMPS.make(number_of(entry)) {
         stamp.store(now, Ordering::Relaxed);
+        let clusters = number_of(entry) as u32 + 1;
+        if CLUSTERS.load(Ordering::Relaxed) < clusters {
+            CLUSTERS.fetch_max(clusters, Ordering::Relaxed);
+        }
     }
+}
+
+/// A cluster of slots, and when its last one was filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filled {
+    /// Its first slot.
+    pub first: SwapEntry,
+    /// The stamp.
+    pub stamp: u32,
+}
+
+/// The cluster that was filled next after this stamp; a look at all stamps, 4 bytes for 2 MiB.
+pub fn filled_after(after: u32) -> Option<Filled> {
+    let clusters = CLUSTERS.load(Ordering::Relaxed) as usize;
+    let later = (1..clusters).filter_map(|cluster| {
+        let stamp = STAMPS.get(cluster)?.load(Ordering::Relaxed);
+        let ahead = stamp.wrapping_sub(after).cast_signed();
+        (stamp != 0 && ahead > 0).then_some((ahead, cluster, stamp))
+    });
+    let (_, cluster, stamp) = later.min()?;
+    let first = SwapEntry::from_raw((cluster * CLUSTER_SLOTS) as u32)?;
+    Some(Filled { first, stamp })
+}
+
+/// A stamp older than all others.
+pub fn before_all() -> u32 {
+    EVICTED.load(Ordering::Relaxed).wrapping_sub(i32::MAX.cast_unsigned())
 }
 
 /// Notes that the page came back; gives whether it is protected.
 pub fn note_refault(engine: &Engine, entry: SwapEntry) -> bool {
     engine.count(Counter::Refaults, 1);
-    let Some(stamp) = stamp(entry, false) else { return false };
+    let Some(stamp) = STAMPS.get(number_of(entry)) else { return false };
     let distance = EVICTED.load(Ordering::Relaxed).wrapping_sub(stamp.load(Ordering::Relaxed));
     let protected = u64::from(distance) < engine.budget.resident_pages() / 2;
     engine.count(Counter::Activations, u64::from(protected));

@@ -25,6 +25,7 @@ use vswap_pager::config::SocketName;
 use vswap_pager::run_page::{MEMBERS_MAX, Member, MemberState, RunPage};
 use vswap_pager::wire::{self, Hello, Welcome};
 
+use super::swap::Devices;
 use super::totals::Totals;
 
 /// How long a program may take to be seen dead after its pager is: they often die of one cause, and
@@ -46,7 +47,7 @@ pub struct Members {
     name: SocketName,
     page: &'static RunPage,
     memfd: OwnedFd,
-    swap: Option<OwnedFd>,
+    devices: Devices,
     connections: Vec<Connection>,
     ended: Totals,
     joined: u64,
@@ -82,7 +83,7 @@ impl Members {
     pub fn listen(
         page: &'static RunPage,
         memfd: OwnedFd,
-        swap: Option<OwnedFd>,
+        devices: Devices,
     ) -> anyhow::Result<Self> {
         let text = format!("vswap-{}-{:016x}", std::process::id(), random()?);
         let name = SocketName::new(&text).context("the socket's name is too long")?;
@@ -93,7 +94,7 @@ impl Members {
             .context("cannot bind the socket")?;
         listen(&listener, MEMBERS_MAX as i32).context("cannot listen on the socket")?;
         let (connections, ended) = (Vec::new(), Totals::default());
-        Ok(Self { listener, name, page, memfd, swap, connections, ended, joined: 0 })
+        Ok(Self { listener, name, page, memfd, devices, connections, ended, joined: 0 })
     }
 
     /// Where members connect to.
@@ -170,7 +171,7 @@ impl Members {
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         while let Ok(socket) = accept_with(&self.listener, flags) {
-            // Members share the swap file and the run page: neither is for another user.
+            // Members share the swap devices and the run page: neither is for another user.
             let Ok(peer) = sockopt::socket_peercred(&socket) else { continue };
             if peer.uid != geteuid() {
                 continue;
@@ -240,10 +241,9 @@ impl Members {
         let program = text(hello.name.split(|&byte| byte == 0).next().unwrap_or_default());
         connection.stage = Stage::Member { index, program, said_bye: false, _uffd: uffd };
         self.joined += 1;
-        let descriptors: Vec<BorrowedFd<'_>> = std::iter::once(self.memfd.as_fd())
-            .chain(self.swap.as_ref().map(AsFd::as_fd))
-            .collect();
-        let welcome = Welcome { index: index as u32 }.to_bytes();
+        let (devices, files) = self.devices.for_member();
+        let descriptors: Vec<_> = std::iter::once(self.memfd.as_fd()).chain(files).collect();
+        let welcome = Welcome { index: index as u32, devices }.to_bytes();
         // A peer that is gone already is found at its end of file.
         let _ = send(&connection.socket, &welcome, &descriptors);
         true
@@ -260,6 +260,7 @@ impl Members {
         }
         let member = &self.page.members[*index];
         self.ended.harvest(member);
+        self.devices.release(*index);
         member.state.store(MemberState::Ended as u32, Ordering::Release);
         orphaned.then(|| {
             let pid = connection.pid;
@@ -342,7 +343,7 @@ fn receive(socket: &OwnedFd) -> Received {
 }
 
 fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(9))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(descriptors));
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)

@@ -3,12 +3,12 @@
 //! One thread waits for everything: signals, members, the clock. Everything that can be refused is
 //! refused before the program starts.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the run opens existing areas next"))]
-mod device;
 mod members;
 mod program;
 mod run_memory;
 mod signals;
+mod swap;
+mod swap_area;
 mod swap_file;
 mod totals;
 
@@ -26,8 +26,8 @@ pub use self::totals::Totals;
 use self::members::{Members, News};
 use self::program::{Change, Program};
 use self::signals::Signals;
-use self::swap_file::SwapFile;
-use crate::args::{Ram, RunArgs, SwapPlace};
+use self::swap::Devices;
+use crate::args::{Ram, RunArgs};
 use crate::cgroup::{self, Limit};
 use crate::inherited::Inherited;
 use crate::pressure::PressureFile;
@@ -49,20 +49,18 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
     elf::check(&path)?;
     Probe::new().check(args.engine.into())?;
     let (ram, limit) = budget(args)?;
-    let place = args.swap_place()?;
-    let swap = place.as_ref().map(swap_file::create).transpose()?;
+    let (memfd, page) = run_memory::create()?;
+    page.ram.store(ram, Ordering::Relaxed);
+    let devices = Devices::open(&args.swap_places()?, args.protection(), &page.devices)?;
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let pressure = args.pressure.as_deref().map(PressureFile::create).transpose()?;
     let object = preload::object()?;
     if args.verbose {
-        explain(ram, limit.as_ref(), place.as_ref().zip(swap.as_ref()));
+        explain(ram, limit.as_ref(), &devices);
     }
 
-    let (memfd, page) = run_memory::create()?;
-    page.ram.store(ram, Ordering::Relaxed);
-    let swap_limit = swap.as_ref().map_or(0, |swap| swap.limit);
-    page.swap_limit.store(swap_limit, Ordering::Relaxed);
-    let members = Members::listen(page, memfd, swap.map(|swap| swap.file))?;
+    let swap_limit = devices.limit();
+    let members = Members::listen(page, memfd, devices)?;
     let config = Config {
         ram,
         engine: args.engine.into(),
@@ -88,7 +86,7 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
         wall,
         config: &config,
         swap_limit,
-        swap_leased: page.swap_leased.load(Ordering::Relaxed),
+        swap_leased: page.devices.reach(),
         totals: &run.members.totals(),
         pagers: run.members.joined(),
     };
@@ -116,18 +114,12 @@ fn budget(args: &RunArgs) -> Result<(u64, Option<Limit>), Refusal> {
     Ok((limit.budget(), Some(limit)))
 }
 
-fn explain(ram: u64, limit: Option<&Limit>, swap: Option<(&SwapPlace, &SwapFile)>) {
+fn explain(ram: u64, limit: Option<&Limit>, devices: &Devices) {
     match limit {
         Some(limit) => say(limit.explain()),
         None => say(format_args!("ram {}, as given", Size(ram))),
     }
-    if let Some((place, swap)) = swap {
-        let place = place.path.display();
-        say(format_args!("swap file of up to {} at {place}", Size(swap.limit)));
-        if swap.in_ram {
-            say(format_args!("{place} is on tmpfs: what is swapped there stays in RAM"));
-        }
-    }
+    devices.iter().flat_map(swap::explain).for_each(say);
 }
 
 /// What a shell makes of an outcome.

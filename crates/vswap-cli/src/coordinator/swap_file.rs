@@ -6,11 +6,14 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ftruncate, open, statvfs, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
-use vswap_pager::run_page::EXTENT_SIZE;
+use vswap_core::device::space::EXTENT_BYTES_SHIFT;
 
 use crate::args::SwapPlace;
 use crate::refusal::{Refusal, reason};
 use crate::size::Size;
+
+/// Granularity of what members get of the file, in bytes.
+const EXTENT_SIZE: u64 = 1 << EXTENT_BYTES_SHIFT;
 
 /// An open swap file and the most that may be written to it.
 #[derive(Debug)]
@@ -73,8 +76,8 @@ fn locate(path: &Path) -> Result<(&Path, Option<&Path>), Refusal> {
     }
     if path.symlink_metadata().is_ok() {
         return Err(Refusal::usage(
-            format!("--swap: {} exists", path.display()),
-            "vswap makes a file of its own: name a directory or a new file",
+            format!("--swap: {} is a symbolic link that leads nowhere", path.display()),
+            "name a directory, a new file, or what mkswap has formatted",
         ));
     }
     let directory = match path.parent() {
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
 
     fn place(path: &Path, size: Option<u64>) -> SwapPlace {
-        SwapPlace { path: path.to_owned(), size: size.map(Size) }
+        SwapPlace { path: path.to_owned(), size: size.map(Size), priority: None }
     }
 
     #[test]
@@ -127,12 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_file_is_left_alone() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "precious").unwrap();
-        let error = create(&place(file.path(), None)).unwrap_err().to_string();
-        assert!(error.contains("exists"), "{error}");
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"precious");
+    fn nothing_is_created_behind_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path().join("gone"), &link).unwrap();
+        let error = create(&place(&link, None)).unwrap_err().to_string();
+        assert!(error.contains("leads nowhere"), "{error}");
     }
 
     #[test]

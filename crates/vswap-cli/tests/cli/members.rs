@@ -18,6 +18,7 @@ use rustix::net::{
     socket,
 };
 use serde_json::Value;
+use vswap_core::device::space::Extent;
 use vswap_pager::config::{Config, ENV_NAME};
 use vswap_pager::run_page::{Counter, Gauge, MEMBERS_MAX, RUN_PAGE_SIZE, RunPage};
 use vswap_pager::wire::{BYE, Hello, MESSAGE, OUT_OF_MEMORY, Welcome};
@@ -72,7 +73,8 @@ fn play() {
             slot.set_gauge(Gauge::Resident, 1 << 20);
             slot.set_gauge(Gauge::UnpageableShared, 1 << 20);
             assert_eq!((page.ram.load(Ordering::Relaxed), member.descriptors.len()), (64 << 20, 2));
-            assert_eq!(page.lease_extent(), Some(0));
+            let device = page.devices.get(0).expect("a number");
+            assert_eq!(device.lease(member.index), Some(Extent(0)));
             die();
         }
         "run out of memory" => {

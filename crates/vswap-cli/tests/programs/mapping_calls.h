@@ -82,8 +82,15 @@ static inline void *do_mremap(void *at, uint64_t old_pages, uint64_t new_pages, 
 {
 	if (way == LIBC)
 		return mremap(at, old_pages * PAGE, new_pages * PAGE, flags, to);
-	return (void *)raw(SYS_mremap, (long)at, (long)(old_pages * PAGE),
-			   (long)(new_pages * PAGE), flags, (long)to, 0);
+	/* What was mapped by a trap just while it was taken over is two mappings to the kernel until the
+	 * pager's next look (ARCHITECTURE.md, section 12). */
+	for (int look = 0;; look++) {
+		void *moved = (void *)raw(SYS_mremap, (long)at, (long)(old_pages * PAGE),
+					  (long)(new_pages * PAGE), flags, (long)to, 0);
+		if (moved != MAP_FAILED || errno != EFAULT || way != TRAP || look == 20)
+			return moved;
+		usleep(20000);
+	}
 }
 
 static inline int do_mprotect(void *at, uint64_t pages, int prot)

@@ -57,6 +57,8 @@ use crate::page::PAGE_SIZE;
 
 const NONCE: usize = 12;
 const CHECK: usize = 16;
+/// The low byte of [`Nonce::counter`].
+const GENERATION_AT: usize = 4;
 
 /// Bytes that an object takes beside its own.
 pub const HEADER: usize = NONCE + CHECK;
@@ -119,6 +121,11 @@ impl Nonce {
         bytes[4..].copy_from_slice(&self.counter.to_le_bytes());
         bytes
     }
+}
+
+/// The generation that sealed blocks claim to be of, 0 if they are too short for that.
+pub fn generation_of(sealed: &[u8]) -> u8 {
+    sealed.get(GENERATION_AT).copied().unwrap_or(0)
 }
 
 /// What is done to objects.
@@ -221,7 +228,7 @@ impl Sealer {
         let Some(object) = sealed.get(..HEADER + out.len()) else { return Err(Damaged::Length) };
         let (header, body) = object.split_at(HEADER);
         let (nonce, check) = header.split_first_chunk::<NONCE>().ok_or(Damaged::Length)?;
-        let found = nonce[4];
+        let found = nonce[GENERATION_AT];
         if found != binding.generation {
             return Err(Damaged::Generation { expected: binding.generation, found });
         }

@@ -22,6 +22,11 @@ pub const DEVICES_MAX: usize = 8;
 pub struct DeviceId(u8);
 
 impl DeviceId {
+    /// The device of a number; `None` from [`DEVICES_MAX`] on.
+    pub const fn new(number: u8) -> Option<Self> {
+        if (number as usize) < DEVICES_MAX { Some(Self(number)) } else { None }
+    }
+
     /// The device's number, below [`DEVICES_MAX`].
     pub const fn raw(self) -> u8 {
         self.0
@@ -108,6 +113,16 @@ pub struct Turn {
     generation: u32,
 }
 
+impl Turn {
+    /// With no device.
+    pub const NONE: Self = Self { device: None, blocks_left: 0, generation: 0 };
+
+    /// The device that the worker stays with.
+    pub fn device(&self) -> Option<DeviceId> {
+        self.device.map(|(device, _)| device)
+    }
+}
+
 /// The swap devices, in order of use.
 #[derive(Debug)]
 pub struct DeviceSet {
@@ -138,12 +153,21 @@ impl DeviceSet {
         platform: &P,
         priority: i16,
     ) -> Result<DeviceId, TooManyDevices> {
-        let mut members = self.members.lock(platform);
+        let members = self.members.lock(platform);
         let free = members.devices.iter().position(Option::is_none).ok_or(TooManyDevices)?;
+        drop(members);
+        let device = DeviceId(free as u8);
+        self.insert(platform, device, priority);
+        Ok(device)
+    }
+
+    /// Adds a device whose number is known, in place of one that had it.
+    pub fn insert<P: Platform + ?Sized>(&self, platform: &P, device: DeviceId, priority: i16) {
+        let mut members = self.members.lock(platform);
         let tier = members.tier_of(priority);
-        members.devices[free] = Some(Device { priority, tier, bars: 0, chosen_at: 0 });
+        members.devices[usize::from(device.0)] =
+            Some(Device { priority, tier, bars: 0, chosen_at: 0 });
         self.changed();
-        Ok(DeviceId(free as u8))
     }
 
     /// Takes a device out of the set. Its number may be given to another one.

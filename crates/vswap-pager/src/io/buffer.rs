@@ -51,6 +51,21 @@ impl DirectBuffers {
         Some(Self { base, taken: [const { AtomicU64::new(0) }; GROUPS_MAX], groups })
     }
 
+    /// Moves the set itself to memory that is never freed.
+    pub fn leak(self, platform: &impl Platform) -> Option<&'static Self> {
+        let place = platform.reserve(size_of::<Self>(), PAGE_SIZE)?.cast::<Self>();
+        // SAFETY: the memory is fresh, large enough, aligned to a page, and reserved for good.
+        unsafe {
+            place.write(self);
+            Some(place.as_ref())
+        }
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> usize {
+        self.groups * RUN_BYTES_MAX
+    }
+
     /// A buffer of `len` bytes that starts at a page; `None` if no run of pages is free, or `len`
     /// is 0 or above [`RUN_BYTES_MAX`]. Its contents are whatever was there.
     pub fn take(&self, len: usize) -> Option<Buffer<'_>> {

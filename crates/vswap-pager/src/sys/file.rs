@@ -100,3 +100,26 @@ pub fn logical_block(fd: i32) -> Option<u32> {
         unsafe { syscall!(k::__NR_ioctl, fd, linux_raw_sys::ioctl::BLKSSZGET, &raw mut bytes) };
     result(called).ok().map(|_| bytes)
 }
+
+/// Gives a part of a file back to its file system; it reads as zeros from then on.
+///
+/// # Errors
+/// As fallocate(2).
+pub fn punch_hole(fd: i32, start: u64, len: u64) -> Result<(), Errno> {
+    /// `FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE`, include/uapi/linux/falloc.h.
+    const HOLE: u32 = 0x01 | 0x02;
+    // SAFETY: no memory is passed.
+    result(unsafe { syscall!(k::__NR_fallocate, fd, HOLE, start, len) }).map(drop)
+}
+
+/// Tells a block device that a part of it is not used any more.
+///
+/// # Errors
+/// As ioctl(BLKDISCARD).
+pub fn discard(fd: i32, start: u64, len: u64) -> Result<(), Errno> {
+    /// `_IO(0x12, 119)`, include/uapi/linux/fs.h.
+    const BLKDISCARD: u32 = 0x1277;
+    let range = [start, len];
+    // SAFETY: the two words live across the call.
+    result(unsafe { syscall!(k::__NR_ioctl, fd, BLKDISCARD, range.as_ptr()) }).map(drop)
+}

@@ -8,7 +8,7 @@ use super::{Errno, result};
 use crate::syscall;
 
 /// Descriptors that one packet can carry here.
-const FDS_MAX: usize = 2;
+const FDS_MAX: usize = 10;
 
 #[repr(C)]
 struct ControlMessage {
@@ -47,13 +47,13 @@ pub fn send(socket: i32, packet: &[u8], attached: Option<i32>) -> Result<(), Err
             cmsg_level: net::SOL_SOCKET as _,
             cmsg_type: net::SCM_RIGHTS as _,
         },
-        fds: [attached.unwrap_or(-1), 0],
+        fds: core::array::from_fn(|index| if index == 0 { attached.unwrap_or(-1) } else { 0 }),
     };
     let mut message = empty_message(&mut vector);
     if attached.is_some() {
         message.msg_control = (&raw mut control).cast();
         // One descriptor, padded to the size of a word.
-        message.msg_controllen = size_of::<ControlMessage>() as _;
+        message.msg_controllen = (size_of::<net::cmsghdr>() + size_of::<usize>()) as _;
     }
     // SAFETY: the message and all that it points to live across the call.
     let sent = unsafe { syscall!(k::__NR_sendmsg, socket, &raw const message, net::MSG_NOSIGNAL) };

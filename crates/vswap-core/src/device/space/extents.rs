@@ -135,6 +135,16 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
         }
     }
 
+    /// The extents that are leased, in order. A process that was forked tells its source of them, before
+    /// [`Self::seal`].
+    pub fn extents(&self) -> impl Iterator<Item = Extent> {
+        let all = (0..self.end.load(Ordering::Acquire)).map(Extent);
+        all.filter(|&extent| {
+            let mut clusters = self.geometry.extent_clusters(extent);
+            clusters.any(|cluster| self.is_leased(cluster))
+        })
+    }
+
     /// Gets an extent, unless another thread got one since the caller saw `leases`.
     pub(super) fn lease(&self, leases: u32) -> bool {
         let _extents = self.extents.lock(&self.platform);

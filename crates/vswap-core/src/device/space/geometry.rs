@@ -74,6 +74,11 @@ impl Geometry {
         self.blocks
     }
 
+    /// Binary logarithm of a block's bytes.
+    pub const fn block_shift(self) -> u32 {
+        self.block_shift
+    }
+
     /// The most blocks that an object takes.
     pub const fn object_blocks_max(self) -> u8 {
         (1 << (PAGE_SHIFT - self.block_shift)) + 1

@@ -1,0 +1,221 @@
+//! The swap devices of a run: what is opened for each `--swap`, and its entry in the run page.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use vswap_core::Page;
+use vswap_core::device::header::{self, SwapArea};
+use vswap_core::device::object::{KEY, Protection};
+use vswap_core::device::set::DEVICES_MAX;
+use vswap_core::device::space::Geometry;
+use vswap_pager::io;
+use vswap_pager::run_devices::{DEVICE_BYTES_MAX, Description, DiscardBy, RunDevices};
+
+use super::swap_area::{self, Area, AreaKind};
+use super::swap_file;
+use crate::args::SwapPlace;
+use crate::refusal::{Refusal, reason};
+use crate::size::Size;
+
+/// The first priority that is given to a device without one; each further one gets one less, as by
+/// swapon(8).
+const FIRST_DEFAULT_PRIORITY: i16 = -2;
+
+/// What a device is, as /proc/swaps has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file without a name, made for the run.
+    Temporary,
+    /// A file that `mkswap` formatted.
+    File,
+    /// A block device that `mkswap` formatted.
+    Partition,
+}
+
+/// A swap device of the run.
+#[derive(Debug)]
+pub struct Device {
+    /// Its number in the run page.
+    pub number: usize,
+    /// As it was named.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// Whether it is on tmpfs, that is, in RAM after all.
+    pub in_ram: bool,
+    description: Description,
+    file: OwnedFd,
+}
+
+impl Device {
+    /// Opens what an option names: an existing swap area, or a place for a temporary file.
+    fn open(place: &SwapPlace, priority: i16) -> Result<Self, Refusal> {
+        let existing = fs::metadata(&place.path).is_ok_and(|found| !found.is_dir());
+        if existing { Self::open_area(place, priority) } else { Self::create(place, priority) }
+    }
+
+    fn open_area(place: &SwapPlace, priority: i16) -> Result<Self, Refusal> {
+        let path = place.path.clone();
+        if place.size.is_some() {
+            let what = format!("--swap: {} has a size of its own", path.display());
+            return Err(Refusal::usage(what, "leave :SIZE out"));
+        }
+        let area = swap_area::open(&path, |first, pages, kind| {
+            let kind = match kind {
+                AreaKind::File => header::AreaKind::File,
+                AreaKind::BlockDevice => header::AreaKind::BlockDevice,
+            };
+            SwapArea::parse(&Page(*first), pages, kind).map(|area| area.pages)
+        })?;
+        let Area { file, kind, header: pages, geometry, discards, .. } = area;
+        let len = pages * vswap_core::PAGE_SIZE as u64;
+        let (kind, by) = match kind {
+            AreaKind::File => (Kind::File, DiscardBy::PunchHole),
+            AreaKind::BlockDevice => (Kind::Partition, DiscardBy::Ioctl),
+        };
+        let discard = if discards { by } else { DiscardBy::Nothing };
+        let description = Description {
+            priority,
+            geometry: geometry_of(len, geometry, &path)?,
+            has_header: true,
+            discard,
+            direct: geometry.direct,
+        };
+        Ok(Self { number: 0, path, kind, in_ram: false, description, file: file.into() })
+    }
+
+    fn create(place: &SwapPlace, priority: i16) -> Result<Self, Refusal> {
+        let swap_file::SwapFile { file, limit, in_ram } = swap_file::create(place)?;
+        let path = place.path.clone();
+        let alignment = io::Geometry::prefer_direct(file.as_raw_fd()).map_err(|error| {
+            let error = reason(std::io::Error::from_raw_os_error(error.0));
+            let what = format!("--swap: cannot use a file in {}: {error}", path.display());
+            Refusal::usage(what, "name another place")
+        })?;
+        let description = Description {
+            priority,
+            geometry: geometry_of(limit, alignment, &path)?,
+            has_header: false,
+            discard: DiscardBy::PunchHole,
+            direct: alignment.direct,
+        };
+        Ok(Self { number: 0, path, kind: Kind::Temporary, in_ram, description, file })
+    }
+
+    /// Bytes that can be used.
+    pub fn limit(&self) -> u64 {
+        let geometry = self.description.geometry;
+        u64::from(geometry.blocks()) << geometry.block_shift()
+    }
+
+    /// Objects go to devices of high priority first.
+    pub fn priority(&self) -> i16 {
+        self.description.priority
+    }
+}
+
+/// What of a device of `len` bytes can be used.
+fn geometry_of(
+    len: u64,
+    alignment: io::Geometry,
+    path: &std::path::Path,
+) -> Result<Geometry, Refusal> {
+    let shift = alignment.block.trailing_zeros();
+    let blocks = len.min(DEVICE_BYTES_MAX) >> shift;
+    u32::try_from(blocks).ok().and_then(|blocks| Geometry::new(shift, blocks)).ok_or_else(|| {
+        let what = format!("--swap: {} has no room", path.display());
+        Refusal::usage(what, "name another place")
+    })
+}
+
+/// All devices of the run.
+#[derive(Debug)]
+pub struct Devices {
+    devices: Vec<Device>,
+    run: &'static RunDevices,
+}
+
+impl Devices {
+    /// Opens what the command line names, and says how objects are protected.
+    pub fn open(
+        places: &[SwapPlace],
+        protection: Protection,
+        run: &'static RunDevices,
+    ) -> anyhow::Result<Self> {
+        if places.len() > DEVICES_MAX {
+            let what = format!("--swap: {} of them; a run has {DEVICES_MAX} at most", places.len());
+            return Err(Refusal::usage(what, "leave some out").into());
+        }
+        run.protect(random_key()?, protection);
+        let mut all = Self { devices: Vec::new(), run };
+        for place in places {
+            all.add(place)?;
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, place: &SwapPlace) -> Result<&Device, Refusal> {
+        let priority = place.priority.unwrap_or_else(|| self.next_priority());
+        let mut device = Device::open(place, priority)?;
+        device.number = self.run.free_number().ok_or_else(|| {
+            let what = format!("--swap: the run has {DEVICES_MAX} swap devices already");
+            Refusal::usage(what, "take one away first")
+        })?;
+        self.run.get(device.number).expect("a free number").set(device.description);
+        self.devices.push(device);
+        Ok(self.devices.last().expect("it was just added"))
+    }
+
+    fn next_priority(&self) -> i16 {
+        let lowest = self.devices.iter().map(Device::priority).filter(|&priority| priority < 0);
+        lowest.min().map_or(FIRST_DEFAULT_PRIORITY, |lowest| lowest.saturating_sub(1))
+    }
+
+    /// Those that there are.
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter()
+    }
+
+    /// Their numbers as bits, and their descriptors in this order, for a member.
+    pub fn for_member(&self) -> (u8, Vec<BorrowedFd<'_>>) {
+        let mut devices: Vec<&Device> = self.devices.iter().collect();
+        devices.sort_unstable_by_key(|device| device.number);
+        let bits = devices.iter().fold(0, |bits, device| bits | 1 << device.number);
+        (bits, devices.iter().map(|device| device.file.as_fd()).collect())
+    }
+
+    /// Takes back what a member holds, which has ended.
+    pub fn release(&self, member: usize) {
+        self.run.all().for_each(|(_, device)| device.release(member));
+    }
+
+    /// Bytes that they have.
+    pub fn limit(&self) -> u64 {
+        self.run.limit()
+    }
+}
+
+fn random_key() -> anyhow::Result<[u8; KEY]> {
+    let mut key = [0; KEY];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut key))
+        .context("cannot read /dev/urandom")?;
+    Ok(key)
+}
+
+/// What `-v` says of a device.
+pub fn explain(device: &Device) -> Vec<String> {
+    let (size, place) = (Size(device.limit()), device.path.display());
+    let mut lines = vec![match device.kind {
+        Kind::Temporary => format!("swap file of up to {size} at {place}"),
+        Kind::File => format!("swap file {place} of {size}"),
+        Kind::Partition => format!("swap device {place} of {size}"),
+    }];
+    if device.in_ram {
+        lines.push(format!("{place} is on tmpfs: what is swapped there stays in RAM"));
+    }
+    lines
+}

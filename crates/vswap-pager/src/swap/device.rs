@@ -1,0 +1,527 @@
+//! One swap device as a backing of the virtual swap space.
+//!
+//! An object is sealed into whole blocks of the device, at the place that the core's
+//! [`Space`] gives it. Whoever stores or loads does the input and output itself, by plain system calls:
+//! threads of the program load too, with the program's descriptors.
+
+use core::ops::Range;
+use core::ptr;
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, Ordering};
+
+use linux_raw_sys::general::{O_DIRECT, O_RDWR};
+use vswap_core::device::object;
+use vswap_core::device::space::{Block, DeviceLocal, Full, Occupancy, Placed, Side as Fork, Space};
+use vswap_core::page::{PAGE_SHIFT, PAGE_SIZE};
+use vswap_core::platform::Platform;
+use vswap_core::{
+    Backing, BackingError, BackingId, Form, Handle, Medium, Outgoing, Room, SwapEntry,
+    WRITE_BACK_BATCH,
+};
+
+use crate::arena::Arena;
+use crate::context::NoMemory;
+use crate::engine::{Side, engine};
+use crate::io::{self, Buffer, Device, DeviceIo, Health, IoError, PlainIo, RUN_BYTES_MAX, Request};
+use crate::lock::SpinLock;
+use crate::pager;
+use crate::run_devices::{Description, DiscardBy};
+use crate::swap::SWAP_DEVICES;
+use crate::swap::generations::Generations;
+use crate::swap::leases::Leases;
+use crate::swap::read_ahead::ReadAhead;
+use crate::swap::sealing::{Address, SEALING};
+use crate::sys::fd::{self, Fd};
+use crate::sys::{Errno, file};
+use crate::text::Line;
+
+/// Objects that are stored with one call, at most.
+const BATCH_MAX: usize = WRITE_BACK_BATCH;
+
+const NO_FD: i32 = -1;
+
+/// Why a device takes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// All of it is in use.
+    Full,
+    /// The file system has no room for what was leased.
+    NoSpace,
+    /// A write failed, with this error number.
+    Failed(i32),
+}
+
+/// [`Refusal`]s as words; any other is an error number.
+const NOT_REFUSED: u32 = 0;
+const FULL: u32 = u32::MAX;
+
+impl Refusal {
+    fn to_word(self) -> u32 {
+        match self {
+            Self::Full => FULL,
+            Self::NoSpace => Errno::ENOSPC.0 as u32,
+            Self::Failed(error) => error as u32,
+        }
+    }
+
+    fn from_word(word: u32) -> Option<Self> {
+        match word {
+            NOT_REFUSED => None,
+            FULL => Some(Self::Full),
+            error if error == Errno::ENOSPC.0 as u32 => Some(Self::NoSpace),
+            error => Some(Self::Failed(error as i32)),
+        }
+    }
+
+    fn of(error: IoError) -> Self {
+        match error {
+            IoError::Failed(Errno::ENOSPC) | IoError::Short(_) => Self::NoSpace,
+            IoError::Failed(error) => Self::Failed(error.0),
+            IoError::TimedOut | IoError::NotSubmitted => Self::Failed(Errno::EIO.0),
+        }
+    }
+
+    /// What the swap space is told: whether to try again later.
+    fn error(self) -> BackingError {
+        match self {
+            Self::Failed(error) => BackingError::Io(error),
+            Self::Full | Self::NoSpace => BackingError::Full,
+        }
+    }
+}
+
+type Slots = Space<Arena, &'static Leases>;
+
+/// What there is of a device while it is on.
+#[derive(Debug)]
+struct Attached {
+    slots: Slots,
+    alignment: io::Geometry,
+    discard: DiscardBy,
+}
+
+impl Attached {
+    fn block_bytes(&self) -> usize {
+        1 << self.slots.geometry().block_shift()
+    }
+
+    fn blocks_of(&self, length: usize) -> u8 {
+        object::blocks(length, self.block_bytes())
+    }
+}
+
+/// A swap device, as this process uses it.
+#[derive(Debug)]
+pub struct SwapDevice {
+    number: u8,
+    leases: Leases,
+    /// Made anew for each device that gets the number, and never freed: a thread may still look at it.
+    attached: AtomicPtr<Attached>,
+    local: SpinLock<Option<DeviceLocal>>,
+    generations: Generations,
+    read_ahead: ReadAhead,
+    health: Health,
+    refused: AtomicU32,
+    backing: AtomicU8,
+    pager_fd: AtomicI32,
+    program_fd: AtomicI32,
+}
+
+impl SwapDevice {
+    /// The device of this number, not attached yet.
+    pub const fn new(number: u8) -> Self {
+        Self {
+            number,
+            leases: Leases::new(number as usize),
+            attached: AtomicPtr::new(ptr::null_mut()),
+            local: SpinLock::new(None),
+            generations: Generations::new(),
+            read_ahead: ReadAhead::new(),
+            health: Health::new(),
+            refused: AtomicU32::new(NOT_REFUSED),
+            backing: AtomicU8::new(0),
+            pager_fd: AtomicI32::new(NO_FD),
+            program_fd: AtomicI32::new(NO_FD),
+        }
+    }
+
+    fn attached(&self) -> Option<&'static Attached> {
+        // SAFETY: what was published is never freed.
+        unsafe { self.attached.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Whether it is there.
+    pub fn is_attached(&self) -> bool {
+        self.attached().is_some()
+    }
+
+    /// The backing that it is to the swap space.
+    pub fn backing(&self) -> BackingId {
+        BackingId::from_raw(self.backing.load(Ordering::Relaxed))
+    }
+
+    /// Makes it a backing, with its first blocks and other `bad` ones unused.
+    ///
+    /// # Errors
+    /// Without memory, or room for one more backing.
+    pub fn attach(
+        &'static self,
+        device: Description,
+        bad: impl Iterator<Item = Range<u32>>,
+    ) -> Result<(), NoMemory> {
+        let mut slots = Space::new(Arena, &self.leases, device.geometry);
+        for pages in bad {
+            let shift = PAGE_SHIFT - device.geometry.block_shift();
+            let block = |page: u32| Block::new(page << shift).ok_or(NoMemory);
+            let blocks = block(pages.start)?..block(pages.end)?;
+            slots.mark_bad(blocks).map_err(|_| NoMemory)?;
+        }
+        slots.set_discard(device.discard != DiscardBy::Nothing);
+        let local = slots.local();
+        let alignment =
+            io::Geometry { direct: device.direct, block: 1 << device.geometry.block_shift() };
+        let memory = Arena.reserve(size_of::<Attached>(), PAGE_SIZE).ok_or(NoMemory)?;
+        let attached = memory.as_ptr().cast::<Attached>();
+        // SAFETY: the memory is fresh, large enough and aligned to a page.
+        unsafe { attached.write(Attached { slots, alignment, discard: device.discard }) };
+        *self.local.lock() = Some(local);
+        self.refused.store(NOT_REFUSED, Ordering::Relaxed);
+        self.health.clear();
+        self.attached.store(attached, Ordering::Release);
+        let added = engine().space.add_backing(self);
+        let backing = added.inspect_err(|_| self.detach()).map_err(|_| NoMemory)?;
+        self.backing.store(backing.raw(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Forgets the device, which holds nothing and is no backing any more.
+    pub fn detach(&self) {
+        if let (Some(attached), Some(local)) = (self.attached(), self.local.lock().take()) {
+            attached.slots.retire(local);
+            attached.slots.trim();
+        }
+        self.attached.store(ptr::null_mut(), Ordering::Release);
+    }
+
+    /// The open file, as one side has it; -1 if that has none.
+    pub fn fd(&self, side: Side) -> &AtomicI32 {
+        match side {
+            Side::Pager => &self.pager_fd,
+            Side::Program => &self.program_fd,
+        }
+    }
+
+    /// Why the last store was refused, if it was.
+    pub fn refusal(&self) -> Option<Refusal> {
+        Refusal::from_word(self.refused.load(Ordering::Relaxed))
+    }
+
+    /// Read before it is written: several reclaim at once, and it hardly ever changes.
+    fn set_refusal(&self, refusal: Option<Refusal>) {
+        let word = refusal.map_or(NOT_REFUSED, Refusal::to_word);
+        if self.refused.load(Ordering::Relaxed) != word {
+            self.refused.store(word, Ordering::Relaxed);
+            SWAP_DEVICES.note_refusal(self.number, refusal);
+        }
+    }
+
+    fn device(&self, attached: &Attached) -> Device<'_> {
+        Device {
+            fd: self.descriptor(attached),
+            id: self.number.into(),
+            geometry: attached.alignment,
+            health: &self.health,
+        }
+    }
+
+    /// The open file, as the calling thread's process has it: threads of the program load pages too,
+    /// when they fault inline and when memory is excluded from paging.
+    fn descriptor(&self, attached: &Attached) -> i32 {
+        let engine = engine();
+        let side = engine.side();
+        let fd = self.fd(side).load(Ordering::Acquire);
+        if fd >= 0 || side == Side::Pager {
+            return fd;
+        }
+        // The device came while the program ran.
+        let (pager, theirs) =
+            (engine.pager.load(Ordering::Relaxed), self.pager_fd.load(Ordering::Relaxed));
+        let mut path = Line::<48>::format(format_args!("/proc/{pager}/fd/{theirs}"));
+        let direct = if attached.alignment.direct { O_DIRECT } else { 0 };
+        let Ok(opened) = fd::open(path.as_c_str(), O_RDWR | direct) else { return NO_FD };
+        let Ok(kept) = pager::keep(opened.raw()) else { return NO_FD };
+        let first =
+            self.program_fd.compare_exchange(NO_FD, kept, Ordering::AcqRel, Ordering::Acquire);
+        first.map_or_else(
+            |other| {
+                drop(Fd::new(kept));
+                other
+            },
+            |_| kept,
+        )
+    }
+
+    fn address(&self, block: Block) -> Address {
+        Address { device: self.number, block }
+    }
+
+    fn write(&self, objects: &[Outgoing<'_>], handles: &mut [Handle]) -> Result<(), Refusal> {
+        let attached = self.attached().ok_or(Refusal::Full)?;
+        let (mut sizes, mut placed) = ([0; BATCH_MAX], [Placed::default(); BATCH_MAX]);
+        let (sizes, placed) = (&mut sizes[..objects.len()], &mut placed[..objects.len()]);
+        for (size, object) in sizes.iter_mut().zip(objects) {
+            *size = attached.blocks_of(object.bytes.len());
+        }
+        let mut local = self.local.lock();
+        let local = local.as_mut().ok_or(Refusal::Full)?;
+        attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)?;
+        for run in Placed::runs(placed) {
+            if let Err(refusal) = self.write_run(attached, run, objects) {
+                placed.iter().for_each(|place| attached.slots.free(place.block, place.blocks));
+                return Err(refusal);
+            }
+        }
+        for place in placed.iter() {
+            handles[place.object as usize] = handle_of(place.block);
+        }
+        Ok(())
+    }
+
+    /// Writes objects that lie side by side, as many at a time as a buffer holds.
+    fn write_run(
+        &self,
+        attached: &Attached,
+        run: &[Placed],
+        objects: &[Outgoing<'_>],
+    ) -> Result<(), Refusal> {
+        let bytes_of = |place: &Placed| usize::from(place.blocks) * attached.block_bytes();
+        let mut rest = run;
+        while let Some(first) = rest.first() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|place| {
+                bytes += bytes_of(place);
+                bytes <= RUN_BYTES_MAX
+            });
+            let (part, behind) = rest.split_at(fits.count());
+            rest = behind;
+            let bytes = part.iter().map(bytes_of).sum();
+            let mut buffer = SWAP_DEVICES.buffer(bytes).ok_or(Refusal::Full)?;
+            let mut start = 0;
+            for place in part {
+                let out = &mut buffer[start..start + bytes_of(place)];
+                self.seal(&objects[place.object as usize], place, out)?;
+                start += bytes_of(place);
+            }
+            let block = first.block.raw();
+            self.read_ahead.forget(block, (bytes / attached.block_bytes()) as u32);
+            let device = self.device(attached);
+            let request = Request::new(&device, self.offset(attached, first.block), buffer);
+            let mut request = [request];
+            PlainIo::new(SWAP_DEVICES.buffers().ok_or(Refusal::Full)?).write_many(&mut request);
+            request[0].result().map_err(Refusal::of)?;
+        }
+        Ok(())
+    }
+
+    fn seal(&self, object: &Outgoing<'_>, place: &Placed, out: &mut [u8]) -> Result<(), Refusal> {
+        let at = self.address(place.block);
+        let number = SEALING.seal(object.entry, at, object.bytes, out).ok_or(Refusal::Full)?;
+        let noted = self.generations.set(place.block, place.blocks, number);
+        if noted { Ok(()) } else { Err(Refusal::Full) }
+    }
+
+    fn offset(&self, attached: &Attached, block: Block) -> u64 {
+        u64::from(block.raw()) << attached.slots.geometry().block_shift()
+    }
+
+    /// Reads an object, and what lies behind it while accesses are in order.
+    fn read(
+        &self,
+        attached: &Attached,
+        entry: SwapEntry,
+        block: Block,
+        out: &mut [u8],
+    ) -> Result<(), IoError> {
+        let blocks = u32::from(attached.blocks_of(out.len()));
+        let block_bytes = attached.block_bytes();
+        let end = attached.slots.geometry().blocks();
+        let window = self.read_ahead.window(block.raw(), blocks, block_bytes);
+        let window = window.min((end - block.raw()) as usize * block_bytes);
+        let writes = self.read_ahead.writes();
+        let object = blocks as usize * block_bytes;
+        let buffer = match self.transfer_in(attached, block, window) {
+            // What lies behind may be bad, or not written.
+            Err(_) if window > object => self.transfer_in(attached, block, object)?,
+            result => result?,
+        };
+        self.open(entry, block, blocks as u8, &buffer[..object], out)?;
+        if buffer.len() > object {
+            let count = (buffer.len() / block_bytes) as u32;
+            self.read_ahead.keep(block.raw(), count, buffer, writes);
+        }
+        Ok(())
+    }
+
+    fn transfer_in(
+        &self,
+        attached: &Attached,
+        block: Block,
+        len: usize,
+    ) -> Result<Buffer<'static>, IoError> {
+        let no_memory = IoError::Failed(Errno::ENOMEM);
+        let buffer = SWAP_DEVICES.buffer(len).ok_or(no_memory)?;
+        let device = self.device(attached);
+        let mut request = [Request::new(&device, self.offset(attached, block), buffer)];
+        PlainIo::new(SWAP_DEVICES.buffers().ok_or(no_memory)?).read_many(&mut request);
+        request[0].result()?;
+        request[0].take_buffer().ok_or(IoError::TimedOut)
+    }
+
+    fn open(
+        &self,
+        entry: SwapEntry,
+        block: Block,
+        blocks: u8,
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), IoError> {
+        let generation = self.generations.get(block, blocks);
+        // As the kernel has it: EILSEQ is what a device says whose own check failed.
+        let damaged = |_| IoError::Failed(Errno::EILSEQ);
+        SEALING.open(entry, self.address(block), generation, sealed, out).map_err(damaged)
+    }
+
+    /// Gives freed clusters back to the file or device, a few at a time; whether there are more.
+    pub fn discard(&self) -> bool {
+        let Some(attached) = self.attached() else { return false };
+        let Some(discard) = attached.slots.next_discard() else { return false };
+        let blocks = discard.blocks();
+        let (start, len) = (blocks.start as usize, blocks.len());
+        let fd = self.fd(Side::Pager).load(Ordering::Relaxed);
+        let [start, len] = [start, len].map(|n| (n * attached.block_bytes()) as u64);
+        let done = match attached.discard {
+            DiscardBy::PunchHole => file::punch_hole(fd, start, len),
+            DiscardBy::Ioctl => file::discard(fd, start, len),
+            DiscardBy::Nothing => Err(Errno::EINVAL),
+        };
+        attached.slots.discarded(discard);
+        if done.is_err() {
+            attached.slots.set_discard(false);
+        }
+        done.is_ok()
+    }
+
+    /// In both processes of a fork, while no operation is under way.
+    pub fn seal_after_fork(&self, side: Fork) {
+        let Some(attached) = self.attached() else { return };
+        if side == Fork::Child {
+            self.leases.hold_inherited(attached.slots.extents());
+        }
+        attached.slots.seal(side);
+    }
+
+    /// Frees the locks in the child of a fork.
+    pub fn reset_after_fork(&self) {
+        self.local.reset_after_fork();
+        self.read_ahead.reset_after_fork();
+    }
+
+    /// The leases, for the end of a fork.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Bytes in use by this process.
+    pub fn used(&self) -> u64 {
+        self.attached().map_or(0, |attached| {
+            u64::from(attached.slots.used_blocks()) << attached.slots.geometry().block_shift()
+        })
+    }
+}
+
+fn handle_of(block: Block) -> Handle {
+    Handle::new(block.raw()).unwrap_or_default()
+}
+
+impl Backing for SwapDevice {
+    fn medium(&self) -> Medium {
+        Medium::Device
+    }
+
+    fn form(&self) -> Form {
+        Form::Objects
+    }
+
+    fn store(&self, object: Outgoing<'_>) -> Result<Handle, BackingError> {
+        let mut handle = [Handle::default()];
+        self.store_many(&[object], &mut handle)?;
+        Ok(handle[0])
+    }
+
+    fn store_many(
+        &self,
+        objects: &[Outgoing<'_>],
+        handles: &mut [Handle],
+    ) -> Result<(), BackingError> {
+        let stored = self.write(objects, handles);
+        self.set_refusal(stored.err());
+        stored.map_err(Refusal::error)
+    }
+
+    fn load(&self, entry: SwapEntry, handle: Handle, out: &mut [u8]) -> Result<(), BackingError> {
+        let (Some(attached), Some(block)) = (self.attached(), Block::new(handle.raw())) else {
+            return Err(BackingError::Io(Errno::ENODEV.0));
+        };
+        let blocks = attached.blocks_of(out.len());
+        let found = self.read_ahead.find(block.raw(), blocks.into(), |sealed| {
+            self.open(entry, block, blocks, sealed, out).is_ok()
+        });
+        if found == Some(true) {
+            self.read_ahead.note_found(block.raw(), blocks.into());
+            return Ok(());
+        }
+        self.read(attached, entry, block, out).map_err(|error| match Refusal::of(error) {
+            Refusal::Failed(number) => BackingError::Io(number),
+            Refusal::Full | Refusal::NoSpace => BackingError::Io(Errno::EIO.0),
+        })
+    }
+
+    fn free(&self, handle: Handle, length: usize) {
+        if let (Some(attached), Some(block)) = (self.attached(), Block::new(handle.raw())) {
+            attached.slots.free(block, attached.blocks_of(length));
+        }
+        if self.refusal() == Some(Refusal::Full) {
+            self.set_refusal(None);
+        }
+    }
+
+    fn room(&self) -> Room {
+        let Some(attached) = self.attached() else { return Room::default() };
+        let Occupancy { cluster_blocks, .. } = attached.slots.occupancy();
+        let geometry = attached.slots.geometry();
+        Room {
+            capacity: u64::from(geometry.blocks()) << geometry.block_shift(),
+            used: self.used(),
+            metadata: (attached.slots.metadata() + Generations::memory(cluster_blocks)) as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_survive_as_words() {
+        for refusal in [Refusal::Full, Refusal::NoSpace, Refusal::Failed(5)] {
+            assert_eq!(Refusal::from_word(refusal.to_word()), Some(refusal));
+        }
+        assert_eq!(Refusal::from_word(NOT_REFUSED), None);
+    }
+
+    #[test]
+    fn only_an_error_of_the_device_is_for_good() {
+        assert_eq!(Refusal::Failed(5).error(), BackingError::Io(5));
+        assert_eq!(Refusal::NoSpace.error(), BackingError::Full);
+        assert_eq!(Refusal::of(IoError::Short(512)), Refusal::NoSpace);
+    }
+}

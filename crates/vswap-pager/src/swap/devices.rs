@@ -1,0 +1,224 @@
+//! All swap devices of the run, as this process uses them.
+
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+
+use vswap_core::device::header::{AreaKind, SwapArea};
+use vswap_core::device::set::{Bar, DEVICES_MAX, DeviceId, DeviceSet, TierMask, Turn};
+use vswap_core::device::space::Side as Fork;
+use vswap_core::page::{PAGE_SIZE, Page};
+
+use crate::arena::Arena;
+use crate::engine::{Engine, Side, engine};
+use crate::io::{Buffer, DirectBuffers};
+use crate::lock::{self, SpinLock};
+use crate::run_devices::Description;
+use crate::swap::device::{Refusal, SwapDevice};
+use crate::swap::leases::Forking;
+use crate::sys::fd;
+
+/// Groups of buffers for input and output, of 256 KiB each.
+const BUFFER_GROUPS: usize = 4;
+
+/// Blocks of one device in a row before the next of the same priority has its turn.
+const TURN_BLOCKS: u32 = 512;
+
+/// Looks for a free buffer before a transfer is refused.
+const BUFFER_SPINS: u32 = 100_000;
+
+/// Devices, their order, and the memory that they share.
+#[derive(Debug)]
+pub struct SwapDevices {
+    devices: [SwapDevice; DEVICES_MAX],
+    set: DeviceSet,
+    turn: SpinLock<Turn>,
+    buffers: SpinLock<Option<&'static DirectBuffers>>,
+}
+
+/// The devices of this process.
+pub static SWAP_DEVICES: SwapDevices = SwapDevices::new();
+
+impl SwapDevices {
+    const fn new() -> Self {
+        Self {
+            devices: [
+                SwapDevice::new(0),
+                SwapDevice::new(1),
+                SwapDevice::new(2),
+                SwapDevice::new(3),
+                SwapDevice::new(4),
+                SwapDevice::new(5),
+                SwapDevice::new(6),
+                SwapDevice::new(7),
+            ],
+            set: DeviceSet::new(),
+            turn: SpinLock::new(Turn::NONE),
+            buffers: SpinLock::new(None),
+        }
+    }
+
+    /// Those that are attached, with their numbers.
+    pub fn all(&'static self) -> impl Iterator<Item = (usize, &'static SwapDevice)> {
+        self.devices.iter().enumerate().filter(|(_, device)| device.is_attached())
+    }
+
+    /// The device of a number, attached or not.
+    pub fn get(&'static self, number: usize) -> Option<&'static SwapDevice> {
+        self.devices.get(number)
+    }
+
+    /// Whether there is one.
+    pub fn any(&'static self) -> bool {
+        self.all().next().is_some()
+    }
+
+    /// Bytes that this process uses on all of them.
+    pub fn used(&'static self) -> u64 {
+        self.all().map(|(_, device)| device.used()).sum()
+    }
+
+    /// Why none takes anything; `None` if one does.
+    pub fn refusal(&'static self) -> Option<Refusal> {
+        let mut refusals = self.all().map(|(_, device)| device.refusal());
+        let first = refusals.next()??;
+        refusals.all(|refusal| refusal.is_some()).then_some(first)
+    }
+
+    /// Bytes of the memory that transfers go through.
+    pub fn memory(&'static self) -> usize {
+        self.buffers().map_or(0, |buffers| buffers.memory())
+    }
+
+    /// The memory for transfers; `None` before the first device.
+    pub fn buffers(&self) -> Option<&'static DirectBuffers> {
+        *self.buffers.lock()
+    }
+
+    /// A buffer for one transfer, which is short: if all are taken the caller waits for one.
+    pub fn buffer(&self, len: usize) -> Option<Buffer<'static>> {
+        let buffers = self.buffers()?;
+        (0..BUFFER_SPINS).find_map(|spins| {
+            let buffer = buffers.take(len);
+            if buffer.is_none() {
+                lock::relax(spins);
+            }
+            buffer
+        })
+    }
+
+    fn make_buffers(&self) -> bool {
+        let mut buffers = self.buffers.lock();
+        if buffers.is_none() {
+            *buffers =
+                DirectBuffers::reserve(&Arena, BUFFER_GROUPS).and_then(|new| new.leak(&Arena));
+        }
+        buffers.is_some()
+    }
+
+    /// Takes a device of the run into use, with the pager's descriptor of it. The child of a fork has
+    /// those of its parent already, and gets the descriptor. `false` without memory, or if the
+    /// device is not what the run says.
+    pub fn attach(&'static self, engine: &Engine, number: usize, fd: i32) -> bool {
+        let described = engine.run_page().and_then(|run| run.devices.get(number)?.description());
+        let (Some(description), Some(device)) = (described, self.devices.get(number)) else {
+            return false;
+        };
+        device.fd(Side::Pager).store(fd, Ordering::Relaxed);
+        if device.is_attached() {
+            return true;
+        }
+        let attached = self.make_buffers() && self.attach_new(device, description, fd);
+        if let (true, Some(id)) = (attached, DeviceId::new(number as u8)) {
+            self.set.insert(&Arena, id, description.priority);
+            self.next(engine, 0);
+        }
+        attached
+    }
+
+    fn attach_new(
+        &'static self,
+        device: &'static SwapDevice,
+        description: Description,
+        fd: i32,
+    ) -> bool {
+        if !description.has_header {
+            return device.attach(description, core::iter::empty()).is_ok();
+        }
+        let Some(mut first) = self.buffer(PAGE_SIZE) else { return false };
+        if fd::pread(fd, &mut first, 0) != Ok(PAGE_SIZE) {
+            return false;
+        }
+        let Ok(page) = <&[u8; PAGE_SIZE]>::try_from(&*first).map(|bytes| Page(*bytes)) else {
+            return false;
+        };
+        // The coordinator has checked what it is. Only the list of bad pages is of interest here.
+        let parsed = SwapArea::parse(&page, u64::MAX, AreaKind::BlockDevice);
+        let Ok(area) = parsed else { return false };
+        let header = core::iter::once(0..1);
+        let bad = area.bad_pages().map(|page| Range { start: page, end: page + 1 });
+        device.attach(description, header.chain(bad)).is_ok()
+    }
+
+    /// The device that the next `blocks` blocks go to. Objects that are stored singly follow.
+    pub fn next(&'static self, engine: &Engine, blocks: u32) -> Option<&'static SwapDevice> {
+        let mut turn = self.turn.lock();
+        let before = turn.device();
+        let id = self.set.choose(&Arena, &mut turn, TierMask::ALL, blocks, TURN_BLOCKS)?;
+        drop(turn);
+        let device = self.get(usize::from(id.raw()))?;
+        if before != Some(id) {
+            engine.space.prefer_backings(&[device.backing()]);
+        }
+        Some(device)
+    }
+
+    /// Passes a device over while it takes nothing.
+    pub fn note_refusal(&'static self, number: u8, refusal: Option<Refusal>) {
+        let Some(id) = DeviceId::new(number) else { return };
+        match refusal {
+            None => self.set.unbar(&Arena, id, Bar::Full),
+            Some(Refusal::Full | Refusal::NoSpace) => self.set.bar(&Arena, id, Bar::Full),
+            Some(Refusal::Failed(_)) => self.set.bar(&Arena, id, Bar::Failed),
+        };
+        self.next(engine(), 0);
+    }
+
+    /// Before a fork. The child may hold all that this process holds, until it has said so.
+    pub fn before_fork(&'static self) -> Forking {
+        Forking::begin()
+    }
+
+    /// In the parent, with no operation under way: what is on the devices is the child's too.
+    pub fn share_with_child(&'static self) {
+        self.all().for_each(|(_, device)| device.seal_after_fork(Fork::Parent));
+    }
+
+    /// In the parent, when the child has joined the run or is gone.
+    pub fn after_fork(&'static self, forking: Forking) {
+        forking.end(self.devices.iter().map(SwapDevice::leases));
+    }
+
+    /// In the child, before anything else: no lock is held, no transfer under way.
+    pub fn reset_after_fork(&'static self) {
+        Forking::reset_after_fork();
+        self.turn.reset_after_fork();
+        self.buffers.reset_after_fork();
+        if let Some(buffers) = self.buffers() {
+            buffers.reset_after_fork();
+        }
+        self.devices.iter().for_each(SwapDevice::reset_after_fork);
+    }
+
+    /// In the child, when it has joined the run: holds what it has inherited. `false` if the run has
+    /// not given it a device that it needs.
+    pub fn inherit(&'static self) -> bool {
+        let lacks = |device: &SwapDevice| {
+            device.used() > 0 && device.fd(Side::Pager).load(Ordering::Relaxed) < 0
+        };
+        let complete = !self.all().any(|(_, device)| lacks(device));
+        if complete {
+            self.all().for_each(|(_, device)| device.seal_after_fork(Fork::Child));
+        }
+        complete
+    }
+}

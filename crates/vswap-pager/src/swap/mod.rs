@@ -1,0 +1,25 @@
+//! Swap devices: where pages go that the pool has no room for, or that do not compress.
+//!
+//! | | |
+//! |---|---|
+//! | [`devices`] | all devices of the run, as this process uses them, and which is next |
+//! | [`device`] | one device as a backing of the virtual swap space |
+//! | [`leases`] | the parts of a device that this process holds |
+//! | [`sealing`] | the check and the encryption of objects |
+//! | [`generations`] | which write of a place is the last one |
+//! | [`read_ahead`] | what was read behind an object that was asked for |
+//! | [`writeback`] | what moves from the pool to devices, and when |
+//!
+//! Slots and their policy are the core's ([`vswap_core::device`]), input and output that of
+//! [`io`](crate::io).
+
+pub mod device;
+pub mod devices;
+pub mod generations;
+pub mod leases;
+pub mod read_ahead;
+pub mod sealing;
+pub mod writeback;
+
+pub use device::{Refusal, SwapDevice};
+pub use devices::SWAP_DEVICES;
