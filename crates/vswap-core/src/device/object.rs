@@ -36,12 +36,33 @@
 //!
 //! [`Protection::Encrypted`] is AES-256-GCM with the run's key, so that nothing readable stays on a
 //! device after the run, and who writes to the device can put back an older object (the exception
-//! above) but cannot forge one. The entry, the device, the block and the length are associated data.
+//! above) but cannot forge one. Entry, device, block and length are associated data.
 //! [`Protection::Checked`] is 128 bits of XXH3 over the object, seeded with XXH3 of the rest and of
 //! the run's key; it finds accidents only.
 //!
 //! A nonce that is used twice under one key gives away the difference of two objects and the means
 //! to forge others. Hence [`Nonce::process`]: after a fork, both sides go on with the same key.
+//!
+//! # Measured
+//!
+//! `cargo bench -p vswap-core --bench sealing`, ns per object, in blocks of 512 bytes; Xeon with
+//! VAES and AVX-512, 2 vCPUs shared with other work, idle-class scheduling; medians of five runs:
+//!
+//! | length | encrypted: seal | open | checked: seal | open |
+//! |---|---|---|---|---|
+//! | 1024 | 491 | 463 | 115 | 92 |
+//! | 2048 | 791 | 743 | 177 | 138 |
+//! | 4096 | 1448 | 1308 | 362 | 239 |
+//!
+//! Candidates on the same machine, sealing one object of 4 KiB in the first-level cache again and
+//! again, by a program that was not kept: AES-256-GCM as here 1090 ns, AES-128-GCM 1000,
+//! ChaCha20-Poly1305 4700, AEGIS-128X2 in Rust 25 000 (it does not look for AES instructions at run
+//! time). ring takes 500, with C and assembly, and was not tried in the preload object. Of the
+//! hashes, XXH3 takes 175 ns for 64 bits and for 128, and GHASH 520.
+//!
+//! Sealing and opening take up to 8 KiB of stack. The first [`Sealer::new`] asks the CPU what it
+//! can do, which is slow in a guest: 150 us, with the page faults of first use. No libc is asked,
+//! save on aarch64, where the cipher calls `getauxval`.
 
 mod check;
 
