@@ -82,8 +82,8 @@ pub use counters::Counter;
 pub use group::{GroupLimits, GroupUsage};
 #[cfg(not(loom))]
 pub use vswap::{
-    Cursor, Keep, Limits, Metadata, Origin, Pinned, Recompression, Rehoming, Target, Transfer,
-    Usage, VirtualSwap, WRITE_BACK_BATCH, WriteBack,
+    Cursor, Keep, Limits, Metadata, Origin, Pinned, Pooled, Recompression, Rehoming, Target,
+    Transfer, Usage, VirtualSwap, WRITE_BACK_BATCH, WriteBack,
 };
 #[cfg(not(loom))]
 pub use worker::Worker;

@@ -41,7 +41,7 @@ pub use load::{Keep, Origin, Pinned};
 pub use recompress::{Cursor, Recompression};
 pub use transfer::{Rehoming, Target, Transfer};
 pub use usage::{Metadata, Usage};
-pub use write_back::{WRITE_BACK_BATCH, WriteBack};
+pub use write_back::{Pooled, WRITE_BACK_BATCH, WriteBack};
 
 use crate::backing::Backing;
 use crate::backings::{BackingState, Backings};

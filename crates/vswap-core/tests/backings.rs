@@ -11,8 +11,8 @@ use vswap_core::descriptor::{Kind, Place};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
     Backing, BackingError, BackingId, BackingState, CodecKind, Counter, Cursor, Form, GroupId,
-    GroupLimits, Handle, Limits, LoadError, Medium, Origin, Outgoing, PAGE_SIZE, Page, Room,
-    StoreError, SwapEntry, Target, Transfer, VirtualSwap, Worker,
+    GroupLimits, Handle, Limits, LoadError, Medium, Origin, Outgoing, PAGE_SIZE, Page, Pooled,
+    Room, StoreError, SwapEntry, Target, Transfer, VirtualSwap, Worker,
 };
 
 type Space = VirtualSwap<MmapPlatform>;
@@ -366,7 +366,7 @@ fn writeback_is_all_or_nothing() {
         let id = space.add_backing(device).expect("room");
         device.stores_left.store(failing, Relaxed);
         let mut buffer = vec![0; 8 * PAGE_SIZE];
-        let mut write = |wanted: fn(SwapEntry) -> bool| {
+        let mut write = |wanted: fn(Pooled) -> bool| {
             let all = Cursor::START..Cursor::END;
             space.write_back(&mut worker, id, all, &mut buffer, wanted).expect("known")
         };

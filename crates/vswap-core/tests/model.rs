@@ -15,7 +15,8 @@ use common::backings::{RamBacking, TestDevice};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
     BackingId, BackingState, CacheError, CodecKind, Cursor, DupError, GroupId, GroupLimits, Limits,
-    LoadError, PAGE_SIZE, Page, StoreError, SwapEntry, Target, TransferError, VirtualSwap, Worker,
+    LoadError, PAGE_SIZE, Page, Pooled, StoreError, SwapEntry, Target, TransferError, VirtualSwap,
+    Worker,
 };
 
 const WORKERS: usize = 2;
@@ -333,7 +334,7 @@ impl Machine {
         let from = self.pick(at).map_or(Cursor::START, Cursor::at);
         let until = self.pick(at.wrapping_add(behind)).map_or(Cursor::END, Cursor::behind);
         let mut buffer = vec![0; pages * PAGE_SIZE];
-        let wanted = |entry: SwapEntry| !entry.raw().is_multiple_of(5);
+        let wanted = |object: Pooled| !object.entry.raw().is_multiple_of(5);
         let worker = &mut self.workers[self.at];
         let done = self.space.write_back(worker, id, from..until, &mut buffer, wanted);
         let done = done.expect("known");

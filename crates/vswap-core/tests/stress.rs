@@ -175,8 +175,8 @@ impl Shared {
                     let mut buffer = vec![0; 8 * PAGE_SIZE];
                     let slots = Cursor::START..Cursor::END;
                     let done =
-                        self.space.write_back(&mut worker, id, slots, &mut buffer, |entry| {
-                            entry.raw() % 3 == random.below(3) as u32
+                        self.space.write_back(&mut worker, id, slots, &mut buffer, |object| {
+                            object.entry.raw() % 3 == random.below(3) as u32
                         });
                     self.written_back.fetch_add(done.expect("known").written, Ordering::Relaxed);
                 }

@@ -319,7 +319,13 @@ impl Engine {
         let (Some(run), Some(member)) = (self.run_page(), self.member()) else { return };
         let share = run.divide(member, self.budget.used());
         self.budget.set_share(share, run.ram.load(Ordering::Relaxed));
-        self.space.set_pool_limit(self.pool_limit());
+        self.limit_pool();
+    }
+
+    /// With a device, the pages of one tray may be in the pool for the moment until they are written.
+    fn limit_pool(&self) {
+        let waiting = if SWAP_DEVICES.any() { self.budget.batch_pages() * PAGE_SIZE } else { 0 };
+        self.space.set_pool_limit(self.pool_limit() + waiting);
     }
 
     /// Runs `work`, which makes the pool smaller, with room in the pool for what it moves: a full one
@@ -328,7 +334,7 @@ impl Engine {
         let limit = self.pool_limit().max(self.space.usage().pool_memory);
         self.space.set_pool_limit(limit + ROOM_TO_MOVE);
         let done = work(&self.space);
-        self.space.set_pool_limit(self.pool_limit());
+        self.limit_pool();
         done
     }
 

@@ -26,6 +26,7 @@ use crate::engine::{Engine, MapsGuard, Side};
 use crate::regions::Region;
 use crate::run_page::Counter;
 use crate::staging::{Bitmap, Tray};
+use crate::swap::writeback::{self, Entries};
 use crate::sys::uffd::Uffd;
 use crate::sys::{Errno, memory, pagemap};
 use crate::table::{Leaf, PageState};
@@ -364,12 +365,16 @@ impl Engine {
     /// Stores the pages of the tray that was filled first, and drops them.
     pub fn empty_oldest_tray(&self, context: &mut Context) -> Progress {
         let Some(tray) = self.staging.take_oldest() else { return Progress::None };
+        writeback::make_room(self, context);
         let mut refused = 0;
+        let mut stored = Entries::default();
         for offset in tray.pages.iter() {
-            if self.store_staged(context, &tray, offset).is_err() {
-                refused += 1;
+            match self.store_staged(context, &tray, offset) {
+                Ok(entry) => stored.add(entry),
+                Err(_) => refused += 1,
             }
         }
+        writeback::write_incompressible(self, context, stored);
         self.update_engine_bytes();
         if refused > 0 {
             self.drop_stored(tray);
@@ -407,17 +412,17 @@ impl Engine {
         self.staging.put_back(tray);
     }
 
-    /// Stores one page of a tray, unless it has gone back or away meanwhile.
+    /// Stores one page of a tray, unless it has gone back or away meanwhile. Gives its new entry.
     fn store_staged(
         &self,
         context: &mut Context,
         tray: &Tray,
         offset: usize,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<SwapEntry>, StoreError> {
         let _passage = self.gate.pass();
         let page =
             StagedPage { page: PageNumber(tray.leaf * LEAF_PAGES + offset), tray: tray.number };
-        let Some(leaf) = self.lock_staged(page) else { return Ok(()) };
+        let Some(leaf) = self.lock_staged(page) else { return Ok(None) };
         let copy = self.swap_cache.staged(tray.number, offset);
         drop(leaf);
         // SAFETY: the tray is ours to empty, and it holds the page.
@@ -425,7 +430,7 @@ impl Engine {
         if let Some(entry) = copy
             && self.store_again(context, page, contents, entry)
         {
-            return Ok(());
+            return Ok(None);
         }
         let stored = if same_filled::repeated_word(contents) == Some(0) {
             // A zero page needs no slot: a missing page reads as zeros.
@@ -442,7 +447,10 @@ impl Engine {
             (None, PageState::Swapped(entry)) => self.space.free(entry),
             (None, _) => {}
         }
-        Ok(())
+        Ok(match stored {
+            PageState::Swapped(entry) => Some(entry),
+            _ => None,
+        })
     }
 
     /// Stores a page that has a copy since it last came in: `false` if it was written, and so has

@@ -39,19 +39,10 @@ pub struct Area<H> {
     pub kind: AreaKind,
     /// What the reader of headers made of the first page.
     pub header: H,
-    /// Bytes.
-    pub len: u64,
     /// How its I/O is aligned; direct where that works.
     pub geometry: Geometry,
     /// Whether space that is not used any more can be given back.
     pub discards: bool,
-}
-
-impl<H> Area<H> {
-    /// Whole logical blocks.
-    pub fn blocks(&self) -> u64 {
-        self.len / u64::from(self.geometry.block)
-    }
 }
 
 /// What a file is, whatever its name.
@@ -124,7 +115,7 @@ fn open_unless_listed<H, E: Display>(
     let geometry = Geometry::prefer_direct(file.as_raw_fd())
         .map_err(|error| broken(io::Error::from_raw_os_error(error.0)))?;
     let discards = discards(&file, identity, len);
-    Ok(Area { file, kind: identity.kind(), header, len, geometry, discards })
+    Ok(Area { file, kind: identity.kind(), header, geometry, discards })
 }
 
 fn failed(path: &Path, error: io::Error) -> Refusal {
@@ -288,8 +279,7 @@ mod tests {
         }
         let before = fs::read(file.path()).unwrap();
         let opened = open(file.path(), header).unwrap();
-        assert_eq!((opened.kind, opened.header, opened.len), (AreaKind::File, AreaKind::File, LEN));
-        assert_eq!(opened.blocks() * u64::from(opened.geometry.block), LEN);
+        assert_eq!((opened.kind, opened.header), (AreaKind::File, AreaKind::File));
         assert_eq!(opened.file.metadata().unwrap().ino(), file.as_file().metadata().unwrap().ino());
         assert_eq!(opened.discards, takes_holes());
         drop(opened);
@@ -384,7 +374,7 @@ mod tests {
     fn a_block_device_is_claimed() {
         let Some(device) = Loop::new() else { return };
         let opened = open(&device.0, header).unwrap();
-        assert_eq!((opened.kind, opened.len), (AreaKind::BlockDevice, LEN));
+        assert_eq!(opened.kind, AreaKind::BlockDevice);
         assert_eq!(opened.geometry, Geometry { direct: true, block: 512 });
         assert_eq!(opened.discards, takes_holes(), "a loop device passes it on");
         let line = refusal(open(&device.0, header));

@@ -24,6 +24,7 @@
 
 mod budget;
 mod cgroup;
+mod devices;
 mod differential;
 mod inline;
 mod manners;

@@ -7,7 +7,10 @@ use std::os::unix::fs::FileExt;
 
 use crate::support::{Job, Outcome, Vswap};
 
-const PAGE: usize = 4096;
+
+/// An object's header, and the blocks that it is laid out in where a page can be read alone.
+const HEADER: usize = vswap_core::device::object::HEADER;
+const BLOCK: usize = 512;
 
 /// What a page of the file begins with, before its index: see `poison.c`.
 const MAGIC: u64 = 0x766f_7261_7077_6170;
@@ -27,10 +30,12 @@ fn swap_file_of(coordinator: u32) -> File {
 fn pages_in(file: &File) -> Vec<(u64, u64)> {
     let len = file.metadata().expect("metadata").len();
     let mut found = Vec::new();
-    for offset in (0..len).step_by(PAGE) {
-        let mut start = [0; 16];
-        file.read_exact_at(&mut start, offset).expect("a page of the file");
-        let [magic, index] = [&start[..8], &start[8..]]
+    for offset in (0..len).step_by(BLOCK) {
+        let mut start = [0; HEADER + 16];
+        if file.read_exact_at(&mut start, offset).is_err() {
+            break;
+        }
+        let [magic, index] = [&start[HEADER..HEADER + 8], &start[HEADER + 8..]]
             .map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")));
         if magic == MAGIC {
             found.push((offset, index));
@@ -41,7 +46,8 @@ fn pages_in(file: &File) -> Vec<(u64, u64)> {
 
 /// Runs the program and cuts the last `count` of its pages off the file; gives them.
 fn lose(count: usize, vswap: &Vswap) -> (BTreeSet<u64>, Outcome) {
-    let mut running = Job::c("poison", &[]).stdin("").start_under(&vswap.clone().swap("16M"));
+    let vswap = vswap.clone().swap("16M").no_encrypt();
+    let mut running = Job::c("poison", &[]).stdin("").start_under(&vswap);
     running.wait_for("ready ");
     let file = swap_file_of(running.pid());
     let pages = pages_in(&file);

@@ -1,5 +1,6 @@
-//! Where a page goes: zero, same-filled, pool, RAM backings and devices, in this order; what does
-//! not compress goes to a device first.
+//! Where a page goes: zero, same-filled, pool, RAM backings and devices, in this order. What does not
+//! compress waits in the pool for the next [writeback](VirtualSwap::write_back), which is one write for
+//! many pages; it goes to a device at once if the pool is full, and to a RAM backing last.
 //!
 //! A place that refuses is passed over, so that a failing backing costs a counter and never the
 //! page. Nothing is published here: the caller gets a [`Place`] that owns its object and its
@@ -74,8 +75,8 @@ impl<P: Platform> VirtualSwap<P> {
         } else {
             self.counters.add(record, Counter::RejectCompressPoor, 1);
             let object = Object::raw(owner, page);
-            self.place_on(record, Medium::Device, object, page)
-                .or_else(|_| self.place_in_pool(pool, record, object))
+            self.place_in_pool(pool, record, object)
+                .or_else(|_| self.place_on(record, Medium::Device, object, page))
                 .or_else(|_| self.place_on(record, Medium::Ram, object, page))
         }
     }

@@ -20,6 +20,15 @@ use crate::worker::Worker;
 /// Objects in one batch, at most.
 pub const WRITE_BACK_BATCH: usize = 64;
 
+/// An object of the pool that could be written back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pooled {
+    /// Whose it is.
+    pub entry: SwapEntry,
+    /// Whether it is a page as it was, since it does not compress: writing it frees most.
+    pub is_raw: bool,
+}
+
 /// What one batch of writeback did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteBack {
@@ -90,7 +99,7 @@ impl<P: Platform> VirtualSwap<P> {
         id: BackingId,
         range: Range<Cursor>,
         buffer: &mut [u8],
-        mut wanted: impl FnMut(SwapEntry) -> bool,
+        mut wanted: impl FnMut(Pooled) -> bool,
     ) -> Result<WriteBack, BackingSetError> {
         let backing = self.backings.get(self.platform(), id).ok_or(BackingSetError::Unknown)?;
         let mut batch = Batch::new(buffer);
@@ -101,7 +110,7 @@ impl<P: Platform> VirtualSwap<P> {
                 next = Some(Cursor::at(entry));
                 break;
             }
-            if is_pooled(slot.peek()) && wanted(entry) {
+            if pooled(entry, slot.peek()).is_some_and(&mut wanted) {
                 self.copy_out(worker, backing, (entry, slot), &mut batch);
             }
         }
@@ -213,6 +222,11 @@ impl<P: Platform> VirtualSwap<P> {
     }
 }
 
-fn is_pooled(word: Descriptor) -> bool {
-    matches!(word.place(), Some(Place::Compressed { .. }))
+fn pooled(entry: SwapEntry, word: Descriptor) -> Option<Pooled> {
+    match word.place() {
+        Some(Place::Compressed { encoding, .. }) => {
+            Some(Pooled { entry, is_raw: encoding == Encoding::Raw })
+        }
+        _ => None,
+    }
 }

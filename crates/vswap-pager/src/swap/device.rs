@@ -28,7 +28,7 @@ use crate::run_devices::{Description, DiscardBy};
 use crate::swap::SWAP_DEVICES;
 use crate::swap::generations::Generations;
 use crate::swap::leases::Leases;
-use crate::swap::read_ahead::ReadAhead;
+use crate::swap::read_ahead::{Read, ReadAhead};
 use crate::swap::sealing::{Address, SEALING};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, file};
@@ -97,6 +97,8 @@ struct Attached {
     slots: Slots,
     alignment: io::Geometry,
     discard: DiscardBy,
+    /// Before this byte of the device nothing is ours.
+    start: u64,
 }
 
 impl Attached {
@@ -182,7 +184,14 @@ impl SwapDevice {
         let memory = Arena.reserve(size_of::<Attached>(), PAGE_SIZE).ok_or(NoMemory)?;
         let attached = memory.as_ptr().cast::<Attached>();
         // SAFETY: the memory is fresh, large enough and aligned to a page.
-        unsafe { attached.write(Attached { slots, alignment, discard: device.discard }) };
+        unsafe {
+            attached.write(Attached {
+                slots,
+                alignment,
+                discard: device.discard,
+                start: if device.has_header { PAGE_SIZE as u64 } else { 0 },
+            });
+        }
         *self.local.lock() = Some(local);
         self.refused.store(NOT_REFUSED, Ordering::Relaxed);
         self.health.clear();
@@ -341,22 +350,21 @@ impl SwapDevice {
         block: Block,
         out: &mut [u8],
     ) -> Result<(), IoError> {
-        let blocks = u32::from(attached.blocks_of(out.len()));
+        let blocks = attached.blocks_of(out.len());
         let block_bytes = attached.block_bytes();
         let end = attached.slots.geometry().blocks();
         let window = self.read_ahead.window(block.raw(), blocks, block_bytes);
         let window = window.min((end - block.raw()) as usize * block_bytes);
         let writes = self.read_ahead.writes();
-        let object = blocks as usize * block_bytes;
+        let object = usize::from(blocks) * block_bytes;
         let buffer = match self.transfer_in(attached, block, window) {
             // What lies behind may be bad, or not written.
             Err(_) if window > object => self.transfer_in(attached, block, object)?,
             result => result?,
         };
-        self.open(entry, block, blocks as u8, &buffer[..object], out)?;
+        self.open(entry, block, blocks, &buffer[..object], out)?;
         if buffer.len() > object {
-            let count = (buffer.len() / block_bytes) as u32;
-            self.read_ahead.keep(block.raw(), count, buffer, writes);
+            self.read_ahead.keep(block.raw(), blocks, block_bytes, Read { buffer, writes });
         }
         Ok(())
     }
@@ -398,6 +406,9 @@ impl SwapDevice {
         let (start, len) = (blocks.start as usize, blocks.len());
         let fd = self.fd(Side::Pager).load(Ordering::Relaxed);
         let [start, len] = [start, len].map(|n| (n * attached.block_bytes()) as u64);
+        // The cluster of the header has other blocks too.
+        let ours = start.max(attached.start);
+        let (start, len) = (ours, start + len - ours);
         let done = match attached.discard {
             DiscardBy::PunchHole => file::punch_hole(fd, start, len),
             DiscardBy::Ioctl => file::discard(fd, start, len),
@@ -472,11 +483,10 @@ impl Backing for SwapDevice {
             return Err(BackingError::Io(Errno::ENODEV.0));
         };
         let blocks = attached.blocks_of(out.len());
-        let found = self.read_ahead.find(block.raw(), blocks.into(), |sealed| {
+        let found = self.read_ahead.find(block.raw(), blocks, |sealed| {
             self.open(entry, block, blocks, sealed, out).is_ok()
         });
         if found == Some(true) {
-            self.read_ahead.note_found(block.raw(), blocks.into());
             return Ok(());
         }
         self.read(attached, entry, block, out).map_err(|error| match Refusal::of(error) {

@@ -1,16 +1,18 @@
 //! Read-ahead on a device: what follows an object is read with it while accesses are in order.
 //!
-//! Objects that were evicted together lie side by side, so this follows the order of eviction, as the
-//! kernel's read-ahead by clusters does, whatever the addresses. What was read stays sealed until it
-//! is asked for.
+//! Objects that were evicted together lie side by side with those of their size, so this follows the order
+//! of eviction for each size, as the kernel's read-ahead by clusters does, whatever the addresses. What
+//! was read stays sealed until it is asked for.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use vswap_core::device::space::OBJECT_BLOCKS_MAX;
 
 use crate::io::Buffer;
 use crate::lock::SpinLock;
 
 /// Bytes that are read at once, at most.
-pub const WINDOW_MAX: usize = 128 << 10;
+pub const WINDOW_MAX: usize = 64 << 10;
 
 /// Bytes that are read after the first step that was in order.
 const WINDOW_MIN: usize = 16 << 10;
@@ -18,8 +20,8 @@ const WINDOW_MIN: usize = 16 << 10;
 /// Blocks that may lie between two accesses that are in order: objects that were freed or are zero.
 const GAP_BLOCKS: u32 = 64;
 
-/// Ranges that are kept: as many threads may read in order, each at a place of its own.
-const RANGES: usize = 3;
+/// Sizes of objects, in blocks; and there is no object of none.
+const SIZES: usize = OBJECT_BLOCKS_MAX + 1;
 
 /// Blocks that were read, and are still what they were then.
 #[derive(Debug)]
@@ -30,14 +32,19 @@ struct Range {
     buffer: Buffer<'static>,
 }
 
-/// What is kept of one device.
+/// Accesses to objects of one size.
 #[derive(Debug)]
-pub struct ReadAhead {
-    ranges: [SpinLock<Option<Range>>; RANGES],
-    next: AtomicU32,
+struct Stream {
+    range: SpinLock<Option<Range>>,
     /// Behind the last object that was asked for.
     expected: AtomicU32,
     window: AtomicU32,
+}
+
+/// What is kept of one device.
+#[derive(Debug)]
+pub struct ReadAhead {
+    streams: [Stream; SIZES],
     /// Writes begun; what was read during one may be older than it.
     writes: AtomicU64,
 }
@@ -46,44 +53,43 @@ impl ReadAhead {
     /// Nothing.
     pub const fn new() -> Self {
         Self {
-            ranges: [const { SpinLock::new(None) }; RANGES],
-            next: AtomicU32::new(0),
-            expected: AtomicU32::new(0),
-            window: AtomicU32::new(0),
+            streams: [const {
+                Stream {
+                    range: SpinLock::new(None),
+                    expected: AtomicU32::new(0),
+                    window: AtomicU32::new(0),
+                }
+            }; SIZES],
             writes: AtomicU64::new(0),
         }
     }
 
-    /// Gives blocks to `take` if they are here. What it says of them is passed on.
-    pub fn find<T>(&self, first: u32, blocks: u32, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        for range in &self.ranges {
-            let Some(range) = range.try_lock() else { continue };
-            let Some(range) = range.as_ref() else { continue };
-            if range.first <= first && first + blocks <= range.first + range.blocks {
-                let start = (first - range.first) as usize * range.block_bytes;
-                let len = blocks as usize * range.block_bytes;
-                return Some(take(&range.buffer[start..start + len]));
-            }
+    /// Gives an object's blocks to `take` if they are here. What it says of them is passed on.
+    pub fn find<T>(&self, first: u32, blocks: u8, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let stream = &self.streams[usize::from(blocks)];
+        let range = stream.range.try_lock()?;
+        let range = range.as_ref()?;
+        let end = first + u32::from(blocks);
+        if first < range.first || end > range.first + range.blocks {
+            return None;
         }
-        None
+        stream.expected.store(end, Ordering::Relaxed);
+        let start = (first - range.first) as usize * range.block_bytes;
+        let len = usize::from(blocks) * range.block_bytes;
+        Some(take(&range.buffer[start..start + len]))
     }
 
     /// How many bytes to read from a block on, for an object of so many blocks there.
-    pub fn window(&self, first: u32, blocks: u32, block_bytes: usize) -> usize {
-        let expected = self.expected.swap(first + blocks, Ordering::Relaxed);
-        let object = blocks as usize * block_bytes;
+    pub fn window(&self, first: u32, blocks: u8, block_bytes: usize) -> usize {
+        let stream = &self.streams[usize::from(blocks)];
+        let expected = stream.expected.swap(first + u32::from(blocks), Ordering::Relaxed);
         let in_order = first.wrapping_sub(expected) <= GAP_BLOCKS;
-        let window = match self.window.load(Ordering::Relaxed) as usize {
+        let window = match stream.window.load(Ordering::Relaxed) as usize {
             _ if !in_order => 0,
             window => (2 * window).clamp(WINDOW_MIN, WINDOW_MAX),
         };
-        self.window.store(window as u32, Ordering::Relaxed);
-        window.max(object)
-    }
-
-    /// Notes that an object was found here: the next one is expected behind it.
-    pub fn note_found(&self, first: u32, blocks: u32) {
-        self.expected.store(first + blocks, Ordering::Relaxed);
+        stream.window.store(window as u32, Ordering::Relaxed);
+        window.max(usize::from(blocks) * block_bytes)
     }
 
     /// How many writes have begun, for [`Self::keep`].
@@ -91,22 +97,21 @@ impl ReadAhead {
         self.writes.load(Ordering::SeqCst)
     }
 
-    /// Keeps what was read, unless something was written since `writes` was asked.
-    pub fn keep(&self, first: u32, blocks: u32, buffer: Buffer<'static>, writes: u64) {
-        let block_bytes = buffer.len() / blocks.max(1) as usize;
-        let index = self.next.fetch_add(1, Ordering::Relaxed) as usize % RANGES;
-        let mut range = self.ranges[index].lock();
+    /// Keeps what was read for an object, unless something was written since `writes` was asked.
+    pub fn keep(&self, first: u32, blocks: u8, block_bytes: usize, read: Read) {
+        let count = (read.buffer.len() / block_bytes) as u32;
+        let mut range = self.streams[usize::from(blocks)].range.lock();
         // A write that begins from here on finds it, and forgets it.
-        if self.writes() == writes {
-            *range = Some(Range { first, blocks, block_bytes, buffer });
+        if self.writes() == read.writes {
+            *range = Some(Range { first, blocks: count, block_bytes, buffer: read.buffer });
         }
     }
 
     /// Forgets what is about to be written.
     pub fn forget(&self, first: u32, blocks: u32) {
         self.writes.fetch_add(1, Ordering::SeqCst);
-        for range in &self.ranges {
-            let mut range = range.lock();
+        for stream in &self.streams {
+            let mut range = stream.range.lock();
             let overlaps =
                 |range: &Range| first < range.first + range.blocks && range.first < first + blocks;
             if range.as_ref().is_some_and(overlaps) {
@@ -117,12 +122,21 @@ impl ReadAhead {
 
     /// In the child of a fork, where the buffers are empty.
     pub fn reset_after_fork(&self) {
-        for range in &self.ranges {
-            range.reset_after_fork();
+        for stream in &self.streams {
+            stream.range.reset_after_fork();
             // The buffers are all taken for free there.
-            core::mem::forget(range.lock().take());
+            core::mem::forget(stream.range.lock().take());
         }
     }
+}
+
+/// What was read, and how many writes had begun before.
+#[derive(Debug)]
+pub struct Read {
+    /// The blocks.
+    pub buffer: Buffer<'static>,
+    /// [`ReadAhead::writes`].
+    pub writes: u64,
 }
 
 impl Default for ReadAhead {
@@ -154,6 +168,8 @@ mod tests {
         let ahead = ReadAhead::new();
         assert_eq!(ahead.window(1000, 4, 512), 2048);
         assert_eq!(ahead.window(1004, 4, 512), WINDOW_MIN);
+        // Objects of another size are elsewhere.
+        assert_eq!(ahead.window(7000, 5, 512), 2560);
         assert_eq!(ahead.window(1010, 4, 512), 2 * WINDOW_MIN);
         assert_eq!(ahead.window(500, 4, 512), 2048);
     }
@@ -161,21 +177,21 @@ mod tests {
     #[test]
     fn what_was_read_is_found_until_it_is_written() {
         let ahead = ReadAhead::new();
-        ahead.keep(100, 16, buffer(16), ahead.writes());
+        ahead.keep(100, 2, 512, Read { buffer: buffer(16), writes: ahead.writes() });
         assert_eq!(ahead.find(103, 2, |bytes| (bytes.len(), bytes[0])), Some((1024, 3)));
         assert_eq!(ahead.find(115, 2, |_| ()), None);
         ahead.forget(90, 10);
-        assert!(ahead.find(100, 1, |_| ()).is_some());
+        assert!(ahead.find(100, 2, |_| ()).is_some());
         ahead.forget(115, 1);
-        assert!(ahead.find(100, 1, |_| ()).is_none());
+        assert!(ahead.find(100, 2, |_| ()).is_none());
     }
 
     #[test]
     fn what_was_read_during_a_write_is_not_kept() {
         let ahead = ReadAhead::new();
-        let before = ahead.writes();
+        let writes = ahead.writes();
         ahead.forget(100, 16);
-        ahead.keep(100, 16, buffer(16), before);
+        ahead.keep(100, 1, 512, Read { buffer: buffer(16), writes });
         assert!(ahead.find(100, 1, |_| ()).is_none());
     }
 }

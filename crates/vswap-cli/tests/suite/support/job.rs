@@ -52,7 +52,17 @@ impl Vswap {
         self.option(["--engine", "inline"])
     }
 
-    fn option(mut self, words: [&str; 2]) -> Self {
+    /// With objects on swap devices as they are.
+    pub fn no_encrypt(self) -> Self {
+        self.option(["--no-encrypt"])
+    }
+
+    /// With one more swap device, as the option has it.
+    pub fn device(self, text: &str) -> Self {
+        self.option(["--swap", text])
+    }
+
+    fn option<const N: usize>(mut self, words: [&str; N]) -> Self {
         self.options.extend(words.map(str::to_owned));
         self
     }
