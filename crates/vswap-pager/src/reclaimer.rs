@@ -14,7 +14,7 @@ use crate::mailbox::Request;
 use crate::pressure::Pressure;
 use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
-use crate::swap::{SWAP_DEVICES, writeback};
+use crate::swap::{SWAP_DEVICES, draining, writeback};
 use crate::sys::task;
 use crate::table::PageState;
 
@@ -63,7 +63,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
             reclaim(engine, context, &mut faults);
         }
         condense(engine, context);
-        if writeback::write_back(engine, context) {
+        if writeback::write_back(engine, context) || draining::step(engine, context) {
             continue;
         }
         while engine.mailbox.waiting().is_none() && discard(engine) {}

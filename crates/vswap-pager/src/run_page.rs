@@ -7,6 +7,8 @@
 use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use vswap_core::device::set::DEVICES_MAX;
+
 use crate::run_devices::RunDevices;
 
 /// How many processes with a pager one run can hold; a member beyond it runs on its own share.
@@ -178,6 +180,12 @@ pub struct Member {
     pub claim: AtomicU64,
     /// Largest value of `charged` so far.
     pub charged_peak: AtomicU64,
+    /// The swap devices that it has in use, one bit each.
+    pub devices: AtomicU32,
+    /// Bytes that it has on each of them.
+    pub on_device: [AtomicU64; DEVICES_MAX],
+    /// Objects that could not be moved off each of them, of those that were tried.
+    pub stuck_on_device: [AtomicU64; DEVICES_MAX],
     counters: [AtomicU64; COUNTER_SLOTS],
     gauges: [AtomicU64; GAUGE_SLOTS],
     peaks: [AtomicU64; GAUGE_SLOTS],
@@ -223,6 +231,10 @@ impl Member {
         for word in [&self.reclaim_request, &self.charged, &self.claim, &self.charged_peak] {
             word.store(0, Ordering::Relaxed);
         }
+        for word in self.on_device.iter().chain(&self.stuck_on_device) {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.devices.store(0, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::adopt::Newcomers;
 use crate::credentials::FOLLOWED;
 use crate::engine::{Engine, Phase, engine};
 use crate::run_page::Gauge;
-use crate::swap::SWAP_DEVICES;
+use crate::swap::{SWAP_DEVICES, draining};
 use crate::sys::{arch, fd, task};
 use crate::text::{self, Line};
 use crate::unpageable::{self, Unpageable};
@@ -88,6 +88,7 @@ impl Watcher {
             start::take_over(self.engine);
         }
         self.newcomers.look(self.engine);
+        draining::follow(self.engine);
         publish(self.engine, anonymous);
         if let Some(member) = self.engine.member() {
             self.unpageable.look(self.engine, member);

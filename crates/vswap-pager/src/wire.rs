@@ -19,6 +19,23 @@ pub const OUT_OF_MEMORY: u8 = 3;
 /// The only byte of the packet that ends a connection in good order.
 pub const BYE: u8 = 4;
 
+/// First byte of a packet from the coordinator: the run has one more swap device, whose number follows
+/// and whose descriptor is attached.
+pub const DEVICE: u8 = 5;
+
+/// The packet that hands a device of this number over.
+pub const fn device_packet(number: u8) -> [u8; 2] {
+    [DEVICE, number]
+}
+
+/// The device's number in such a packet; `None` if it is none.
+pub const fn device_number(packet: &[u8]) -> Option<u8> {
+    match packet {
+        [DEVICE, number] => Some(*number),
+        _ => None,
+    }
+}
+
 /// Longest packet in bytes.
 pub const PACKET_MAX: usize = 512;
 

@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 
 use crate::support::{Job, Outcome, Vswap};
 
-
 /// An object's header, and the blocks that it is laid out in where a page can be read alone.
 const HEADER: usize = vswap_core::device::object::HEADER;
 const BLOCK: usize = 512;

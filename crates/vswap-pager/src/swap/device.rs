@@ -6,7 +6,7 @@
 
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 
 use linux_raw_sys::general::{O_DIRECT, O_RDWR};
 use vswap_core::device::object;
@@ -123,6 +123,7 @@ pub struct SwapDevice {
     read_ahead: ReadAhead,
     health: Health,
     refused: AtomicU32,
+    draining: AtomicBool,
     backing: AtomicU8,
     pager_fd: AtomicI32,
     program_fd: AtomicI32,
@@ -140,6 +141,7 @@ impl SwapDevice {
             read_ahead: ReadAhead::new(),
             health: Health::new(),
             refused: AtomicU32::new(NOT_REFUSED),
+            draining: AtomicBool::new(false),
             backing: AtomicU8::new(0),
             pager_fd: AtomicI32::new(NO_FD),
             program_fd: AtomicI32::new(NO_FD),
@@ -154,6 +156,16 @@ impl SwapDevice {
     /// Whether it is there.
     pub fn is_attached(&self) -> bool {
         self.attached().is_some()
+    }
+
+    /// Whether it is being emptied, to go.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it is being emptied.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
     }
 
     /// The backing that it is to the swap space.
@@ -194,6 +206,7 @@ impl SwapDevice {
         }
         *self.local.lock() = Some(local);
         self.refused.store(NOT_REFUSED, Ordering::Relaxed);
+        self.draining.store(false, Ordering::Relaxed);
         self.health.clear();
         self.attached.store(attached, Ordering::Release);
         let added = engine().space.add_backing(self);

@@ -3,6 +3,7 @@
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
+use vswap_core::BackingState;
 use vswap_core::device::header::{AreaKind, SwapArea};
 use vswap_core::device::set::{Bar, DEVICES_MAX, DeviceId, DeviceSet, TierMask, Turn};
 use vswap_core::device::space::Side as Fork;
@@ -67,9 +68,31 @@ impl SwapDevices {
         self.devices.get(number)
     }
 
-    /// Whether there is one.
+    /// Whether there is one that takes objects, now or when it has room again.
     pub fn any(&'static self) -> bool {
-        self.all().next().is_some()
+        self.all().any(|(_, device)| !device.is_draining())
+    }
+
+    /// Closes a device for objects, or opens it again.
+    pub fn set_draining(
+        &'static self,
+        engine: &Engine,
+        number: usize,
+        device: &SwapDevice,
+        draining: bool,
+    ) {
+        device.set_draining(draining);
+        let state = if draining { BackingState::Draining } else { BackingState::Active };
+        // It is there: it is attached.
+        let _ = engine.space.set_backing_state(device.backing(), state);
+        if let Some(id) = DeviceId::new(number as u8) {
+            if draining {
+                self.set.bar(&Arena, id, Bar::Draining);
+            } else {
+                self.set.unbar(&Arena, id, Bar::Draining);
+            }
+        }
+        self.next(engine, 0);
     }
 
     /// Bytes that this process uses on all of them.

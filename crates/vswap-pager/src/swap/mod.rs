@@ -8,6 +8,7 @@
 //! | [`sealing`] | the check and the encryption of objects |
 //! | [`generations`] | which write of a place is the last one |
 //! | [`read_ahead`] | what was read behind an object that was asked for |
+//! | [`draining`] | swapon and swapoff while the program runs |
 //! | [`writeback`] | what moves from the pool to devices, and when |
 //!
 //! Slots and their policy are the core's ([`vswap_core::device`]), input and output that of
@@ -15,6 +16,7 @@
 
 pub mod device;
 pub mod devices;
+pub mod draining;
 pub mod generations;
 pub mod leases;
 pub mod read_ahead;

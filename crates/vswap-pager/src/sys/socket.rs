@@ -65,6 +65,25 @@ pub fn send(socket: i32, packet: &[u8], attached: Option<i32>) -> Result<(), Err
 /// # Errors
 /// As recvmsg(2).
 pub fn receive(socket: i32, packet: &mut [u8]) -> Result<(usize, [Option<Fd>; FDS_MAX]), Errno> {
+    receive_with(socket, packet, 0)
+}
+
+/// The same without waiting for a packet.
+///
+/// # Errors
+/// As recvmsg(2): `EAGAIN` if there is none.
+pub fn receive_now(
+    socket: i32,
+    packet: &mut [u8],
+) -> Result<(usize, [Option<Fd>; FDS_MAX]), Errno> {
+    receive_with(socket, packet, net::MSG_DONTWAIT)
+}
+
+fn receive_with(
+    socket: i32,
+    packet: &mut [u8],
+    flags: u32,
+) -> Result<(usize, [Option<Fd>; FDS_MAX]), Errno> {
     let mut vector = k::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() as _ };
     let mut control = ControlMessage {
         header: net::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 },
@@ -75,7 +94,7 @@ pub fn receive(socket: i32, packet: &mut [u8]) -> Result<(usize, [Option<Fd>; FD
     message.msg_controllen = size_of::<ControlMessage>() as _;
     // SAFETY: the message and all that it points to live across the call.
     let got = result(unsafe {
-        syscall!(k::__NR_recvmsg, socket, &raw mut message, net::MSG_CMSG_CLOEXEC)
+        syscall!(k::__NR_recvmsg, socket, &raw mut message, net::MSG_CMSG_CLOEXEC | flags)
     })?;
     let bytes = control.header.cmsg_len.saturating_sub(size_of::<net::cmsghdr>());
     let count = bytes / size_of::<i32>();

@@ -1,0 +1,159 @@
+//! swapon and swapoff while the program runs, as the coordinator says in the run page.
+//!
+//! The watcher follows what devices the run has. The reclaimer moves objects off those that are to go: it
+//! walks the descriptors, and no page table is touched. When a device holds nothing it is forgotten
+//! here; the coordinator sees that, and closes it when no member has it any more.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use vswap_core::Cursor;
+use vswap_core::device::set::DEVICES_MAX;
+
+use crate::context::Context;
+use crate::engine::{Engine, Side};
+use crate::lock::SpinLock;
+use crate::run_devices::DeviceState;
+use crate::run_page::Member;
+use crate::swap::{SWAP_DEVICES, SwapDevice, writeback};
+use crate::sys::fd::Fd;
+use crate::sys::socket;
+use crate::wire;
+
+/// Objects that are moved before the reclaimer looks at what else there is to do.
+const STEP: usize = 64;
+
+/// Where the walk over the descriptors is, by device.
+static AT: [SpinLock<Walk>; DEVICES_MAX] = [const { SpinLock::new(Walk::START) }; DEVICES_MAX];
+
+/// Devices that objects are moved off, one bit each.
+static UNDER_WAY: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Clone, Copy)]
+struct Walk {
+    cursor: Cursor,
+    /// Objects that no other place took since the walk began.
+    stuck: u64,
+}
+
+impl Walk {
+    const START: Self = Self { cursor: Cursor::START, stuck: 0 };
+}
+
+/// Frees the locks in the child of a fork, which begins anew.
+pub fn reset_after_fork() {
+    UNDER_WAY.store(0, Ordering::Relaxed);
+    for walk in &AT {
+        walk.reset_after_fork();
+        *walk.lock() = Walk::START;
+    }
+}
+
+/// Follows the run page. On the watcher.
+pub fn follow(engine: &Engine) {
+    let (Some(run), Some(member)) = (engine.run_page(), engine.member()) else { return };
+    let mut busy = false;
+    for number in 0..DEVICES_MAX {
+        let (Some(wanted), Some(device)) = (run.devices.get(number), SWAP_DEVICES.get(number))
+        else {
+            continue;
+        };
+        match (wanted.state(), device.is_attached()) {
+            (DeviceState::On | DeviceState::Draining, false) => receive(engine),
+            (DeviceState::On, true) => set_draining(engine, (number, device), false),
+            (DeviceState::Draining, true) => {
+                set_draining(engine, (number, device), true);
+                busy = true;
+            }
+            (DeviceState::None, _) => {}
+        }
+    }
+    publish(member);
+    if busy {
+        engine.mailbox.ring();
+    }
+}
+
+/// Takes devices into use that the coordinator has sent.
+fn receive(engine: &Engine) {
+    let coordinator = engine.fds.coordinator.load(Ordering::Relaxed);
+    let mut packet = [0; wire::PACKET_MAX];
+    while let Ok((len, fds)) = socket::receive_now(coordinator, &mut packet) {
+        let Some(number) = wire::device_number(&packet[..len]) else { return };
+        let mut fds = fds.into_iter().flatten();
+        if let Some(fd) = fds.next() {
+            let _passage = engine.gate.pass();
+            // Without memory it is not used here; the coordinator is told so by `publish`.
+            SWAP_DEVICES.attach(engine, usize::from(number), fd.into_raw());
+        }
+    }
+}
+
+fn set_draining(engine: &Engine, (number, device): (usize, &SwapDevice), draining: bool) {
+    let bit = 1 << number;
+    let before = if draining {
+        UNDER_WAY.fetch_or(bit, Ordering::AcqRel)
+    } else {
+        UNDER_WAY.fetch_and(!bit, Ordering::AcqRel)
+    };
+    if (before & bit != 0) != draining {
+        *AT[number].lock() = Walk::START;
+        SWAP_DEVICES.set_draining(engine, number, device, draining);
+    }
+}
+
+/// Says what this process has on each device.
+fn publish(member: &Member) {
+    let mut attached = 0;
+    for (number, device) in SWAP_DEVICES.all() {
+        attached |= 1 << number;
+        member.on_device[number].store(device.used(), Ordering::Relaxed);
+        member.stuck_on_device[number].store(AT[number].lock().stuck, Ordering::Relaxed);
+    }
+    member.devices.store(attached, Ordering::Release);
+}
+
+/// Moves some objects off the devices that are to go; gives whether there is more to do. On the
+/// reclaimer.
+pub fn step(engine: &Engine, context: &mut Context) -> bool {
+    if UNDER_WAY.load(Ordering::Acquire) == 0 {
+        return false;
+    }
+    let mut goes_on = false;
+    for (number, device) in SWAP_DEVICES.all() {
+        if UNDER_WAY.load(Ordering::Acquire) & (1 << number) != 0 {
+            goes_on |= drain(engine, context, number, device);
+        }
+    }
+    goes_on
+}
+
+fn drain(
+    engine: &Engine,
+    context: &mut Context,
+    number: usize,
+    device: &'static SwapDevice,
+) -> bool {
+    writeback::make_room(engine, context);
+    let _passage = engine.gate.pass();
+    let walk = *AT[number].lock();
+    let id = device.backing();
+    let Ok(done) = engine.space.rehome(&mut context.worker, id, walk.cursor, STEP) else {
+        return false;
+    };
+    let stuck = walk.stuck + done.failed as u64;
+    let next = Walk { cursor: done.next.unwrap_or(Cursor::START), stuck };
+    if done.next.is_some() {
+        *AT[number].lock() = next;
+        return true;
+    }
+    if engine.space.remove_backing(id).is_ok() {
+        UNDER_WAY.fetch_and(!(1 << number), Ordering::AcqRel);
+        device.detach();
+        drop(Fd::new(device.fd(Side::Pager).swap(-1, Ordering::AcqRel)));
+        return false;
+    }
+    // What was stuck is tried again at the next look, 10 ms from now; so is what was stored behind the
+    // walk just before the device was closed.
+    *AT[number].lock() = Walk { stuck, ..Walk::START };
+    false
+}
