@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use vswap_core::device::object::Protection;
 use vswap_pager::config::{CodecChoice, Engine};
 
+use crate::control::check_name;
 use crate::refusal::Refusal;
 use crate::size::{Size, SizeError};
 
@@ -27,6 +28,10 @@ pub struct Args {
 pub enum Command {
     /// Run a program and its children with a limit on their RAM
     Run(RunArgs),
+    /// Show the runs of this user, or one of them in full
+    Status(StatusArgs),
+    /// Evict memory of a run now
+    Reclaim(ReclaimArgs),
     /// Say what this machine allows, and what to do about what is missing
     Doctor,
     /// Compare vswap with the kernel's own swap on this machine
@@ -82,6 +87,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "ENGINE", default_value = "handoff", hide_possible_values = true)]
     pub engine: EngineArg,
 
+    /// Name of the run, for 'vswap status' and 'vswap reclaim'; without, it is known by the process
+    /// ID of vswap
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub name: Option<String>,
+
     /// Write counters as JSON when PROG ends
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
@@ -102,6 +112,53 @@ pub struct RunArgs {
     /// Program to run, with its arguments
     #[arg(value_name = "PROG [ARGS]", required = true, trailing_var_arg = true, num_args = 1..)]
     pub command: Vec<OsString>,
+}
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  vswap status
+  vswap status nightly
+  vswap status 4711 --json
+
+Without a RUN: a line for each run of this user. With one: its swap devices as in /proc/swaps, then
+its virtual swap space, pool, budget, processes and counters. --json has the key names of 'vswap run
+--stats'.
+
+Exit status: 0, 1 if the run ended meanwhile or does not answer, 2 if there is no such run.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub struct StatusArgs {
+    /// Name of a run, process ID of its 'vswap run', or of a program in it that has a pager
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const RECLAIM_EXAMPLES: &str = "\
+Examples:
+  vswap reclaim nightly 512M
+  vswap reclaim 4711 1G
+
+Pages of its processes are evicted, in proportion to what each has in RAM, whatever the budget. They
+go to the pool (so less RAM is freed than SIZE) or to a swap device, and come back when they are
+used. ^C ends it; what is done stays done.
+
+Exit status: 0, 1 if less than SIZE could be evicted or the run ended, 2 if there is no such run.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = RECLAIM_EXAMPLES)]
+pub struct ReclaimArgs {
+    /// Name of a run, process ID of its 'vswap run', or of a program in it that has a pager
+    #[arg(value_name = "RUN")]
+    pub run: String,
+
+    /// How much to evict, as in 512M or 1.5G
+    #[arg(value_name = "SIZE", value_parser = parse_size)]
+    pub size: Size,
 }
 
 /// The budget as typed.
@@ -211,6 +268,17 @@ fn parse_ram(text: &str) -> Result<Ram, String> {
     Ok(Ram::Given(size))
 }
 
+fn parse_size(text: &str) -> Result<Size, String> {
+    text.parse().map_err(|error: SizeError| match error {
+        SizeError::Zero => "the size is 0; give at least 4K".to_owned(),
+        error => error.to_string(),
+    })
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
+}
+
 fn parse_codec(text: &str) -> Result<CodecChoice, String> {
     CodecChoice::parse(text).ok_or_else(|| {
         format!("unknown codec '{text}'; use lz4, zstd, zstd:LEVEL (-7 to 19) or none")
@@ -229,8 +297,11 @@ pub fn refusal(error: &clap::Error) -> Refusal {
         Some(ContextValue::Strings(texts)) => texts.join(", "),
         _ => String::new(),
     };
-    let help = match std::env::args_os().nth(1) {
-        Some(first) if first == "run" => "try 'vswap run --help'",
+    let command = std::env::args_os().nth(1).unwrap_or_default();
+    let help = match command.to_str() {
+        Some("run") => "try 'vswap run --help'",
+        Some("status") => "try 'vswap status --help'",
+        Some("reclaim") => "try 'vswap reclaim --help'",
         _ => "try 'vswap --help'",
     };
     let option = context(ContextKind::InvalidArg);
@@ -255,6 +326,10 @@ pub fn refusal(error: &clap::Error) -> Refusal {
             let name = context(ContextKind::InvalidSubcommand);
             Refusal::usage(format!("unknown command '{name}'"), help)
         }
+        ErrorKind::MissingRequiredArgument if command == "reclaim" => Refusal::usage(
+            "no run or no size given",
+            "name both, as in 'vswap reclaim nightly 512M'; 'vswap status' lists runs",
+        ),
         ErrorKind::MissingRequiredArgument => Refusal::usage(
             "no program given",
             "name one after the options, as in 'vswap run --ram 1G -- PROG'",

@@ -1,12 +1,14 @@
 //! The `vswap` command.
 //!
 //! `vswap run` ([`coordinator`]) starts a program with the paging engine loaded into it,
+//! `vswap status` and `vswap reclaim` ([`control`]) ask a run that goes on,
 //! `vswap doctor` ([`doctor`]) says whether that can work on this machine, and `vswap bench`
 //! ([`mod@bench`]) compares it with the kernel's own swap.
 
 mod args;
 mod bench;
 mod cgroup;
+mod control;
 mod coordinator;
 mod doctor;
 mod elf;
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
     };
     let result = match args.command {
         Command::Run(args) => coordinator::run(&args, inherited),
+        Command::Status(args) => control::commands::status(&args),
+        Command::Reclaim(args) => control::commands::reclaim(&args),
         Command::Doctor => doctor::run(),
         Command::Bench(args) => bench::run(args),
     };

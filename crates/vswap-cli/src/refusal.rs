@@ -7,6 +7,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::Write as _;
 
+/// A request to a run was carried out in part, or not at all.
+pub const INCOMPLETE: u8 = 1;
 /// Wrong usage, or a file named in an option that cannot be used.
 pub const USAGE: u8 = 2;
 /// vswap itself failed, as `env` and `timeout` have it.
@@ -30,6 +32,11 @@ impl Refusal {
     /// Wrong usage.
     pub fn usage(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into(), code: USAGE }
+    }
+
+    /// A request to a run that could not be carried out, or not in full.
+    pub fn incomplete(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into(), code: INCOMPLETE }
     }
 
     /// A program that exists but cannot be run under vswap.

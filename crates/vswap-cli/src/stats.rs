@@ -1,15 +1,15 @@
 //! The account of a run: as JSON for programs, in a few lines for people.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
-use vswap_pager::config::{CodecChoice, Config, Engine};
-use vswap_pager::run_page::{Counter, Gauge};
+use vswap_pager::config::{CodecChoice, Engine};
+use vswap_pager::run_page::{Counter, Gauge, RunPage};
 
+use crate::control::About;
 use crate::coordinator::{Outcome, Totals};
 use crate::refusal::{Refusal, reason, say};
 use crate::size::Size;
@@ -24,16 +24,9 @@ const UNPAGEABLE: [(Gauge, &str); 4] = [
 
 /// A run that ended.
 pub struct Report<'a> {
-    pub words: &'a [OsString],
     pub exit_code: u8,
     pub outcome: Outcome,
-    pub wall: Duration,
-    pub config: &'a Config,
-    pub swap_limit: u64,
-    pub swap_leased: u64,
-    pub totals: &'a Totals,
-    /// Processes that had a pager.
-    pub pagers: u64,
+    pub account: Account<'a>,
 }
 
 /// The file for the report, opened while an error can still be told.
@@ -68,9 +61,30 @@ impl StatsFile {
 #[derive(Serialize)]
 struct Document<'a> {
     version: u32,
-    program: String,
     exit_code: u8,
     signal: Option<i32>,
+    #[serde(flatten)]
+    account: &'a Account<'a>,
+}
+
+impl<'a> Document<'a> {
+    fn of(report: &'a Report<'_>) -> Self {
+        Self {
+            version: 1,
+            exit_code: report.exit_code,
+            signal: match report.outcome {
+                Outcome::Exited(_) => None,
+                Outcome::Killed(signal) => Some(signal),
+            },
+            account: &report.account,
+        }
+    }
+}
+
+/// What can be said of a run that goes on, too.
+#[derive(Serialize)]
+pub struct Account<'a> {
+    program: String,
     wall_seconds: f64,
     fault_seconds: f64,
     stall_seconds: f64,
@@ -79,6 +93,7 @@ struct Document<'a> {
     codec: String,
     swap_limit_bytes: u64,
     swap_leased_bytes: u64,
+    /// Processes that had a pager.
     pagers: u64,
     counters: Counters<'a>,
     now: Gauges<'a>,
@@ -86,31 +101,32 @@ struct Document<'a> {
     unpageable: Unpageable<'a>,
 }
 
-impl<'a> Document<'a> {
-    fn of(report: &'a Report<'_>) -> Self {
-        let totals = report.totals;
+impl<'a> Account<'a> {
+    /// The account until now.
+    pub fn of(about: &About, page: &RunPage, totals: &'a Totals, pagers: u64) -> Self {
         Self {
-            version: 1,
-            program: report.words[0].to_string_lossy().into_owned(),
-            exit_code: report.exit_code,
-            signal: match report.outcome {
-                Outcome::Exited(_) => None,
-                Outcome::Killed(signal) => Some(signal),
-            },
-            wall_seconds: report.wall.as_secs_f64(),
+            program: about.words[0].to_string_lossy().into_owned(),
+            wall_seconds: about.started.elapsed().as_secs_f64(),
             fault_seconds: seconds(totals.counter(Counter::FaultNs)),
             stall_seconds: seconds(totals.counter(Counter::StallNs)),
-            ram_bytes: report.config.ram,
-            engine: engine_name(report.config.engine),
-            codec: codec_name(report.config.codec),
-            swap_limit_bytes: report.swap_limit,
-            swap_leased_bytes: report.swap_leased,
-            pagers: report.pagers,
+            ram_bytes: about.config.ram,
+            engine: engine_name(about.config.engine),
+            codec: codec_name(about.config.codec),
+            swap_limit_bytes: page.devices.limit(),
+            swap_leased_bytes: page.devices.reach(),
+            pagers,
             counters: Counters(totals),
-            now: Gauges { totals, value: Totals::at_end },
+            now: Gauges { totals, value: Totals::gauge },
             peak: Gauges { totals, value: Totals::peak },
             unpageable: Unpageable(totals),
         }
+    }
+
+    /// The account of a run that ended after `wall`.
+    pub fn at_end(mut self, wall: Duration) -> Self {
+        self.wall_seconds = wall.as_secs_f64();
+        self.now.value = Totals::at_end;
+        self
     }
 }
 
@@ -159,20 +175,17 @@ impl Serialize for Unpageable<'_> {
 impl Report<'_> {
     /// The account for people, on stderr.
     pub fn summarize(&self) {
-        let totals = self.totals;
+        let totals = self.account.counters.0;
         let count = |counter| totals.counter(counter);
         let peak = |gauge| Size(totals.peak(gauge));
-        let name = self.words[0].display();
+        let name = &self.account.program;
         let end = match self.outcome {
             Outcome::Exited(code) => format!("ended with exit code {code}"),
             Outcome::Killed(signal) => format!("was ended by signal {signal}"),
         };
-        let wall = self.wall.as_secs_f64();
-        say(format_args!(
-            "{name} {end} after {wall:.3} s; {} of its processes had a pager",
-            self.pagers
-        ));
-        if self.pagers == 0 {
+        let (wall, pagers) = (self.account.wall_seconds, self.account.pagers);
+        say(format_args!("{name} {end} after {wall:.3} s; {pagers} of its processes had a pager"));
+        if pagers == 0 {
             return say("all of it stayed far below its RAM, so nothing was paged");
         }
         say(format_args!(

@@ -11,7 +11,7 @@
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`slot_table`], [`text`] |
 //! | swap devices | [`io`], [`swap`] |
-//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`shortage`] |
+//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`proactive`], [`shortage`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
@@ -44,6 +44,7 @@ pub mod mailbox;
 pub mod mapping;
 pub mod pager;
 pub mod pressure;
+pub mod proactive;
 pub mod reclaim;
 pub mod reclaimer;
 pub mod regions;

@@ -41,8 +41,16 @@ const BATCHES_AHEAD: usize = 4;
 /// Next page that reclaim looks at.
 static HAND: AtomicUsize = AtomicUsize::new(0);
 
+/// Times that the hand has come to the end of memory.
+static SWEEPS: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether the last batch was scattered. A hint that saves looking at the next one in vain.
 static SCATTERED: AtomicBool = AtomicBool::new(false);
+
+/// How often the clock's hand has gone round.
+pub fn sweeps() -> usize {
+    SWEEPS.load(Ordering::Relaxed)
+}
 
 /// What one step of reclaim did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +158,7 @@ impl Engine {
                 return moved.progress;
             }
             HAND.store(0, Ordering::Relaxed);
+            SWEEPS.fetch_add(1, Ordering::Relaxed);
         }
         Progress::None
     }
@@ -364,7 +373,13 @@ impl Engine {
 
     /// Stores the pages of the tray that was filled first, and drops them.
     pub fn empty_oldest_tray(&self, context: &mut Context) -> Progress {
-        let Some(tray) = self.staging.take_oldest() else { return Progress::None };
+        self.evict_oldest_tray(context).0
+    }
+
+    /// The same; gives the pages that left, too.
+    pub fn evict_oldest_tray(&self, context: &mut Context) -> (Progress, usize) {
+        let Some(tray) = self.staging.take_oldest() else { return (Progress::None, 0) };
+        let pages = tray.pages.count();
         writeback::make_room(self, context);
         let mut refused = 0;
         let mut stored = Entries::default();
@@ -378,13 +393,13 @@ impl Engine {
         self.update_engine_bytes();
         if refused > 0 {
             self.drop_stored(tray);
-            return Progress::Full;
+            return (Progress::Full, pages - refused);
         }
         let _passage = self.gate.pass();
         self.staging.discard(&tray);
-        self.budget.add_resident(-(tray.pages.count() as i64));
+        self.budget.add_resident(-(pages as i64));
         self.relief.give();
-        Progress::Some
+        (Progress::Some, pages)
     }
 
     /// Keeps the pages of a tray that are still staged, and drops the rest.

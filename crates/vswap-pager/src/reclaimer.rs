@@ -12,6 +12,7 @@ use crate::handler;
 use crate::link;
 use crate::mailbox::Request;
 use crate::pressure::Pressure;
+use crate::proactive::{self, Proactive};
 use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
 use crate::swap::{SWAP_DEVICES, draining, writeback};
@@ -22,7 +23,7 @@ use crate::table::PageState;
 const LOOK_UP_MS: i64 = 250;
 
 /// Steps of reclaim between two looks at what else there is to do.
-const STEPS_MAX: usize = 256;
+pub const STEPS_MAX: usize = 256;
 
 /// Without a fault for this long, the reclaimer leaves its CPU.
 const LINGERING_NS: u64 = 100_000;
@@ -48,6 +49,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
     };
     let mut credentials = 0;
     let mut faults = FaultClock::default();
+    let mut proactive = Proactive::default();
     loop {
         FOLLOWED.follow(&mut credentials);
         let bell = engine.mailbox.bell();
@@ -61,13 +63,15 @@ pub extern "C" fn main(_argument: usize) -> ! {
         handler::serve_queue(engine, context, None);
         if engine.phase() == Phase::Active {
             reclaim(engine, context, &mut faults);
+            proactive.reclaim(engine, context);
         }
         condense(engine, context);
         if writeback::write_back(engine, context) || draining::step(engine, context) {
             continue;
         }
         while engine.mailbox.waiting().is_none() && discard(engine) {}
-        if engine.mailbox.waiting().is_none() && !linger(engine, bell) {
+        let idle = engine.mailbox.waiting().is_none() && proactive::requested(engine) == 0;
+        if idle && !linger(engine, bell) {
             engine.mailbox.sleep(bell, LOOK_UP_MS);
         }
     }

@@ -61,6 +61,8 @@ counters! {
     ReadAhead => "swap_ra",
     /// Pages taken out of the program.
     Reclaimed => "pgsteal",
+    /// Pages that somebody outside asked to evict, and that were.
+    ReclaimedProactively => "pgsteal_proactive",
     /// Pages that came back before they were compressed.
     StagingHits => "staging_hit",
     /// Evicted pages that came back.
@@ -163,6 +165,18 @@ pub enum MemberState {
     Ended = 2,
 }
 
+/// What became of the last [`Member::reclaim_request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ReclaimEnd {
+    /// Nothing ended early.
+    Done = 0,
+    /// Nothing else can be moved out.
+    NothingLeft = 1,
+    /// No backing takes more.
+    NoRoom = 2,
+}
+
 /// One process of the run that has a pager.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -171,8 +185,11 @@ pub struct Member {
     pub state: AtomicU32,
     /// Process ID of the program, as the coordinator sees it.
     pub pid: AtomicU32,
-    /// Set by the coordinator to ask for eviction of this many bytes.
+    /// Set by the coordinator to ask for eviction of this many bytes, whatever the budget says; 0
+    /// takes it back. The member subtracts what it did, and sets 0 when it can do no more.
     pub reclaim_request: AtomicU64,
+    /// A [`ReclaimEnd`], set before the request becomes 0.
+    reclaim_end: AtomicU32,
     /// Bytes charged to the budget: resident, pool and metadata, together.
     pub charged: AtomicU64,
     /// What it may use at most, in bytes: it says so before it does, so that no two members take the
@@ -223,11 +240,36 @@ impl Member {
         self.peaks[gauge as usize].load(Ordering::Relaxed)
     }
 
+    /// Asks for eviction of `bytes`.
+    pub fn ask_to_reclaim(&self, bytes: u64) {
+        self.reclaim_end.store(ReclaimEnd::Done as u32, Ordering::Relaxed);
+        self.reclaim_request.store(bytes, Ordering::Release);
+    }
+
+    /// Ends a request early.
+    pub fn give_up_reclaim(&self, end: ReclaimEnd) {
+        self.reclaim_end.store(end as u32, Ordering::Relaxed);
+        self.reclaim_request.store(0, Ordering::Release);
+    }
+
+    /// What became of the last request; `None` while it is worked on.
+    pub fn reclaim_end(&self) -> Option<ReclaimEnd> {
+        if self.reclaim_request.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        Some(match self.reclaim_end.load(Ordering::Relaxed) {
+            0 => ReclaimEnd::Done,
+            1 => ReclaimEnd::NothingLeft,
+            _ => ReclaimEnd::NoRoom,
+        })
+    }
+
     /// Forgets everything, for the next process in this slot.
     pub fn reset(&self) {
         for word in self.counters.iter().chain(&self.gauges).chain(&self.peaks) {
             word.store(0, Ordering::Relaxed);
         }
+        self.reclaim_end.store(ReclaimEnd::Done as u32, Ordering::Relaxed);
         for word in [&self.reclaim_request, &self.charged, &self.claim, &self.charged_peak] {
             word.store(0, Ordering::Relaxed);
         }

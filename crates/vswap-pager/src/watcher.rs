@@ -13,7 +13,7 @@ use crate::swap::{SWAP_DEVICES, draining};
 use crate::sys::{arch, fd, task};
 use crate::text::{self, Line};
 use crate::unpageable::{self, Unpageable};
-use crate::{counters, link, pager, start};
+use crate::{counters, link, pager, proactive, start};
 
 /// Milliseconds between two looks.
 const TICK_MS: i64 = 10;
@@ -82,8 +82,9 @@ impl Watcher {
         let anonymous = measure(self.engine);
         self.engine.budget.measured(anonymous, known);
         self.engine.divide_budget();
+        let requested = proactive::requested(self.engine) > 0;
         if self.engine.phase() == Phase::Watching
-            && start::is_time_to_take_over(self.engine, anonymous)
+            && (requested || start::is_time_to_take_over(self.engine, anonymous))
         {
             start::take_over(self.engine);
         }
@@ -94,6 +95,9 @@ impl Watcher {
             self.unpageable.look(self.engine, member);
         }
         crate::handler::ring_if_low(self.engine);
+        if requested {
+            self.engine.mailbox.ring();
+        }
     }
 
     fn calibrate(&self) {

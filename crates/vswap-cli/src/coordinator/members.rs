@@ -8,7 +8,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -41,6 +41,18 @@ pub enum News {
     Ended(Pid, String),
 }
 
+/// A member, unlike its slot and its process ID never another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberId(u64);
+
+/// A member as others in the coordinator see it.
+pub struct MemberView<'a> {
+    pub id: MemberId,
+    pub pid: u32,
+    pub program: &'a str,
+    pub slot: &'static Member,
+}
+
 /// All connections, and the sums over members that ended.
 pub struct Members {
     listener: OwnedFd,
@@ -63,6 +75,7 @@ struct Connection {
 enum Stage {
     Stranger,
     Member {
+        id: MemberId,
         index: usize,
         program: String,
         said_bye: bool,
@@ -117,6 +130,28 @@ impl Members {
         let page = self.page;
         let live: Vec<&Member> = self.slots().map(|index| &page.members[index]).collect();
         self.ended.with_live(live.into_iter())
+    }
+
+    /// The live ones.
+    pub fn views(&self) -> impl Iterator<Item = MemberView<'_>> {
+        let page = self.page;
+        self.connections.iter().filter_map(|connection| match &connection.stage {
+            Stage::Member { id, index, program, .. } => {
+                let pid = connection.pid.as_raw_nonzero().get() as u32;
+                Some(MemberView { id: *id, pid, program, slot: &page.members[*index] })
+            }
+            Stage::Stranger => None,
+        })
+    }
+
+    /// Bytes that live members have on a swap device.
+    pub fn used_on(&self, device: usize) -> u64 {
+        self.views().map(|view| view.slot.on_device[device].load(Ordering::Relaxed)).sum()
+    }
+
+    /// The swap devices of the run.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
     }
 
     /// Descriptors to wait for.
@@ -239,8 +274,9 @@ impl Members {
         member.state.store(MemberState::Live as u32, Ordering::Release);
         self.page.members_used.fetch_max(index as u32 + 1, Ordering::AcqRel);
         let program = text(hello.name.split(|&byte| byte == 0).next().unwrap_or_default());
-        connection.stage = Stage::Member { index, program, said_bye: false, _uffd: uffd };
         self.joined += 1;
+        let id = MemberId(self.joined);
+        connection.stage = Stage::Member { id, index, program, said_bye: false, _uffd: uffd };
         let (devices, files) = self.devices.for_member();
         let descriptors: Vec<_> = std::iter::once(self.memfd.as_fd()).chain(files).collect();
         let welcome = Welcome { index: index as u32, devices }.to_bytes();
@@ -312,7 +348,7 @@ fn pidfd_of(socket: &OwnedFd, pid: Pid) -> Result<OwnedFd, Errno> {
     let mut size = size_of_val(&pidfd) as libc::socklen_t;
     // SAFETY: the option is an int, written to `pidfd`; a success makes it a new descriptor.
     unsafe {
-        let socket = std::os::fd::AsRawFd::as_raw_fd(socket);
+        let socket = socket.as_raw_fd();
         let value = (&raw mut pidfd).cast();
         if libc::getsockopt(socket, libc::SOL_SOCKET, SO_PEERPIDFD, value, &raw mut size) == 0 {
             return Ok(OwnedFd::from_raw_fd(pidfd));

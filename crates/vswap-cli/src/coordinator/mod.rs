@@ -20,20 +20,22 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vswap_pager::config::Config;
 use vswap_pager::run_page::RunPage;
 
+pub use self::members::{MemberId, MemberView, Members};
 pub use self::program::Outcome;
 pub use self::totals::Totals;
 
-use self::members::{Members, News};
+use self::members::News;
 use self::program::{Change, Program};
 use self::signals::Signals;
 use self::swap::Devices;
 use crate::args::{Ram, RunArgs};
 use crate::cgroup::{self, Limit};
+use crate::control::{self, About, Control, PublishError, Subject};
 use crate::inherited::Inherited;
 use crate::pressure::PressureFile;
 use crate::refusal::{ENDED, Refusal, say};
 use crate::size::Size;
-use crate::stats::{Report, StatsFile};
+use crate::stats::{Account, Report, StatsFile};
 use crate::uffd::Probe;
 use crate::{elf, preload};
 
@@ -55,11 +57,11 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let pressure = args.pressure.as_deref().map(PressureFile::create).transpose()?;
     let object = preload::object()?;
+    let control = control_socket(args)?;
     if args.verbose {
         explain(ram, limit.as_ref(), &devices);
     }
 
-    let swap_limit = devices.limit();
     let members = Members::listen(page, memfd, devices)?;
     let config = Config {
         ram,
@@ -73,23 +75,26 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
     let started = Instant::now();
     let program = Program::start(&path, &args.command, &object, &config, &inherited)?;
     inherited.release();
-    let mut run = Run { program, members, signals, pressure, page, ended_by_vswap: false };
+    let about = About {
+        name: args.name.clone(),
+        words: args.command.clone(),
+        started,
+        program: program.pid.as_raw_nonzero().get() as u32,
+        config,
+    };
+    let mut run =
+        Run { about, program, members, signals, control, pressure, page, ended_by_vswap: false };
     let outcome = run.watch();
     let wall = started.elapsed();
+    // Clients see a run until its program ends; what comes now is its account.
+    run.control = None;
     let news = run.members.settle(SETTLE);
     run.tell(news);
 
-    let report = Report {
-        words: &args.command,
-        exit_code: exit_code(outcome, run.ended_by_vswap),
-        outcome,
-        wall,
-        config: &config,
-        swap_limit,
-        swap_leased: page.devices.reach(),
-        totals: &run.members.totals(),
-        pagers: run.members.joined(),
-    };
+    let totals = run.members.totals();
+    let account = Account::of(&run.about, page, &totals, run.members.joined()).at_end(wall);
+    let exit_code = exit_code(outcome, run.ended_by_vswap);
+    let report = Report { exit_code, outcome, account };
     if let Some(stats) = stats {
         stats.write(&report);
     }
@@ -98,7 +103,27 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
     }
     match outcome {
         Outcome::Killed(signal) if !run.ended_by_vswap => signals::die_like(signal),
-        _ => Ok(ExitCode::from(report.exit_code)),
+        _ => Ok(ExitCode::from(exit_code)),
+    }
+}
+
+/// The socket that clients find this run by. It is a convenience, and where none can be made the run
+/// goes on without.
+fn control_socket(args: &RunArgs) -> Result<Option<Control>, Refusal> {
+    let name = args.name.as_deref();
+    match control::publish(name) {
+        Ok(published) => Ok(Some(Control::new(published))),
+        Err(PublishError::NameTaken) => {
+            let name = name.unwrap_or_default();
+            let what = format!("--name: a run named '{name}' is there already");
+            Err(Refusal::usage(what, "choose another name; 'vswap status' lists them"))
+        }
+        Err(PublishError::Unavailable(error)) => {
+            if args.verbose {
+                say(format_args!("no control socket, so 'vswap status' cannot see it ({error:#})"));
+            }
+            Ok(None)
+        }
     }
 }
 
@@ -133,9 +158,11 @@ fn exit_code(outcome: Outcome, ended_by_vswap: bool) -> u8 {
 
 /// A program with its coordinator, while it runs.
 struct Run {
+    about: About,
     program: Program,
     members: Members,
     signals: Signals,
+    control: Option<Control>,
     pressure: Option<PressureFile>,
     page: &'static RunPage,
     ended_by_vswap: bool,
@@ -151,6 +178,10 @@ impl Run {
             }
             let news = self.members.serve(&members);
             self.tell(news);
+            if let Some(control) = &mut self.control {
+                let (about, page, members) = (&self.about, self.page, &mut self.members);
+                control.serve(&mut Subject { about, page, members });
+            }
             if let Some(pressure) = &mut self.pressure {
                 pressure.update(self.page, &self.members.totals());
             } else if self.members.live() > 1 {
@@ -163,14 +194,21 @@ impl Run {
     /// Waits; says whether signals arrived, and which of the members' descriptors are ready.
     fn wait(&self) -> (bool, Vec<bool>) {
         let ticks = self.pressure.is_some() || self.members.live() > 1;
-        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+        let patience = self.control.as_ref().and_then(Control::patience);
+        let patience = patience.into_iter().chain(ticks.then_some(TICK)).min();
+        let timeout = patience.map(|patience| Timespec {
+            tv_sec: patience.as_secs() as i64,
+            tv_nsec: patience.subsec_nanos().into(),
+        });
         let mut fds = vec![PollFd::new(&self.signals.fd, PollFlags::IN)];
         fds.extend(
             self.members.descriptors().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
         );
+        let own = fds.len();
+        fds.extend(self.control.iter().flat_map(Control::descriptors));
         // An error leaves nothing ready, and the next round asks again.
-        let _ = poll(&mut fds, ticks.then_some(&tick));
-        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let _ = poll(&mut fds, timeout.as_ref());
+        let mut ready = fds[..own].iter().map(|fd| !fd.revents().is_empty());
         (ready.next() == Some(true), ready.collect())
     }
 

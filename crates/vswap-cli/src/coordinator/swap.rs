@@ -35,6 +35,17 @@ pub enum Kind {
     Partition,
 }
 
+impl Kind {
+    /// Its name there. A file without a name is told apart.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Temporary => "temporary",
+            Self::File => "file",
+            Self::Partition => "partition",
+        }
+    }
+}
+
 /// A swap device of the run.
 #[derive(Debug)]
 pub struct Device {
@@ -190,11 +201,6 @@ impl Devices {
     /// Takes back what a member holds, which has ended.
     pub fn release(&self, member: usize) {
         self.run.all().for_each(|(_, device)| device.release(member));
-    }
-
-    /// Bytes that they have.
-    pub fn limit(&self) -> u64 {
-        self.run.limit()
     }
 }
 

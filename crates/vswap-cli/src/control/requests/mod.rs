@@ -1,0 +1,82 @@
+//! What a run does for its clients: a module for each request.
+
+mod reclaim;
+mod status;
+
+use std::ffi::OsString;
+use std::time::Instant;
+
+use vswap_pager::config::Config;
+use vswap_pager::run_page::RunPage;
+
+use self::reclaim::Reclaim;
+use super::protocol::{Reply, Request};
+use crate::coordinator::Members;
+
+/// What is known of a run from its start.
+pub struct About {
+    pub name: Option<String>,
+    pub words: Vec<OsString>,
+    pub started: Instant,
+    /// The process that was started.
+    pub program: u32,
+    pub config: Config,
+}
+
+/// The run that a request is about.
+pub struct Subject<'a> {
+    pub about: &'a About,
+    pub page: &'static RunPage,
+    pub members: &'a mut Members,
+}
+
+/// A request that takes its time. It holds nothing back: all the work is done elsewhere.
+pub enum Operation {
+    Reclaim(Reclaim),
+}
+
+/// How a request began.
+pub enum Began {
+    /// It is done already.
+    Done(Reply),
+    /// It goes on.
+    Operation(Operation),
+}
+
+/// How an operation goes on.
+pub enum Step {
+    /// So far it is.
+    Working(Reply),
+    /// It has ended, with this last line.
+    Finished(Reply),
+}
+
+/// Carries a request out, or begins to. `busy` says that an operation is under way.
+pub fn begin(request: &Request, subject: &mut Subject<'_>, busy: bool) -> Began {
+    match request {
+        Request::Status => Began::Done(status::answer(subject)),
+        _ if busy => {
+            let what = "this run is busy with another client's request";
+            Began::Done(Reply::refused(what, "try again when that is done"))
+        }
+        Request::Reclaim { bytes } => {
+            Began::Operation(Operation::Reclaim(Reclaim::begin(*bytes, subject)))
+        }
+    }
+}
+
+impl Operation {
+    /// Looks how far it is, and does what comes next.
+    pub fn advance(&mut self, subject: &mut Subject<'_>) -> Step {
+        match self {
+            Self::Reclaim(reclaim) => reclaim.advance(subject),
+        }
+    }
+
+    /// Ends it early.
+    pub fn cancel(self, subject: &mut Subject<'_>) -> Reply {
+        match self {
+            Self::Reclaim(reclaim) => reclaim.cancel(subject),
+        }
+    }
+}
