@@ -328,7 +328,7 @@ pub fn refusal(error: &clap::Error) -> Refusal {
         }
         ErrorKind::MissingRequiredArgument if command == "reclaim" => Refusal::usage(
             "no run or no size given",
-            "name both, as in 'vswap reclaim nightly 512M'; 'vswap status' lists runs",
+            "name both, as in 'vswap reclaim nightly 512M'",
         ),
         ErrorKind::MissingRequiredArgument => Refusal::usage(
             "no program given",

@@ -52,6 +52,14 @@ fn wrong_usage_ends_with_2() {
         (&["run", "--fast", "true"], "unknown option '--fast'", help),
         (&["run"], "no program given", "vswap run --ram 1G -- PROG"),
         (&["run", "--ram", "1G", "--"], "no program given", "-- PROG"),
+        (&["run", "--name", "a/b", "true"], "--name: a name cannot hold '/'", "--name nightly"),
+        (&["run", "--name", "4711", "true"], "taken for a process ID", "--name nightly"),
+        (&["status", "no-such-run"], "no run 'no-such-run'", ""),
+        (&["status", "--jsno"], "unknown option '--jsno'", "try 'vswap status --help'"),
+        (&["reclaim", "no-such-run", "1M"], "no run 'no-such-run'", ""),
+        (&["reclaim", "some-run"], "no run or no size given", "vswap reclaim nightly 512M"),
+        (&["reclaim", "some-run", "0"], "the size is 0", "at least 4K"),
+        (&["reclaim", "some-run", "1X"], "unknown suffix 'X'", "use K, M, G or T"),
         (&["walk"], "unknown command 'walk'", "try 'vswap --help'"),
         (&["--fast"], "unknown option '--fast'", "try 'vswap --help'"),
         (&["doctor", "now"], "unknown option 'now'", "try 'vswap --help'"),
@@ -178,6 +186,8 @@ fn help_and_version_are_no_errors() {
         (&["--help"][..], "Usage: vswap <COMMAND>"),
         (&["run", "--help"], "Usage: vswap run [OPTIONS] [--] PROG [ARGS]..."),
         (&["run", "--help"], "vswap run --ram 2G -- python3 train.py"),
+        (&["status", "--help"], "vswap status nightly"),
+        (&["reclaim", "--help"], "vswap reclaim nightly 512M"),
         (&["--version"], "vswap "),
     ] {
         let output = finish(&mut vswap(args));

@@ -3,6 +3,7 @@
 //!
 //! Members are played by this test program itself, see [`members`].
 
+mod control;
 mod errors;
 mod fidelity;
 mod members;

@@ -7,11 +7,10 @@
  */
 #include "vswap_test.h"
 
-static void *rest(void *argument)
+static void *idle(void *argument)
 {
-	(void)argument;
-	for (;;)
-		pause();
+	pause();
+	return argument;
 }
 
 int main(int argc, char **argv)
@@ -20,7 +19,7 @@ int main(int argc, char **argv)
 	pthread_t thread;
 	char line[64];
 	if (argc > 2 && strcmp(argv[2], "threads") == 0)
-		REQUIRE(pthread_create(&thread, NULL, rest, NULL) == 0);
+		REQUIRE(pthread_create(&thread, NULL, idle, NULL) == 0);
 	char *data = map(pages);
 	fill_range(data, pages, 1);
 	say("ready %d", (int)getpid());

@@ -13,6 +13,7 @@
 //! - [`cgroup`]: hard memory limits, and data that does not fit;
 //! - [`inline`]: the inline engine;
 //! - [`statistics`]: what `--stats` says;
+//! - [`control`]: what `vswap status` says, and `vswap reclaim` does;
 //! - [`overhead`]: a program far below its budget does not pay.
 //!
 //! The C programs are in `tests/programs`; each says in its head comment what it proves. A job has a
@@ -24,6 +25,7 @@
 
 mod budget;
 mod cgroup;
+mod control;
 mod devices;
 mod differential;
 mod inline;

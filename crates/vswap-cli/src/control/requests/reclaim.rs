@@ -25,6 +25,8 @@ pub struct Reclaim {
     parts: Vec<Part>,
     /// When last something was evicted, and how much was by then.
     moved: (Instant, u64),
+    /// Why it is over. It is told at the next look: members publish what they use every 10 ms.
+    end: Option<End>,
 }
 
 /// What one member does.
@@ -40,7 +42,7 @@ struct Part {
 impl Reclaim {
     /// Asks the members.
     pub fn begin(asked: u64, subject: &mut Subject<'_>) -> Self {
-        let mut reclaim = Self { asked, parts: Vec::new(), moved: (Instant::now(), 0) };
+        let mut reclaim = Self { asked, parts: Vec::new(), moved: (Instant::now(), 0), end: None };
         reclaim.distribute(subject);
         reclaim
     }
@@ -53,20 +55,18 @@ impl Reclaim {
         if done > self.moved.1 {
             self.moved = (Instant::now(), done);
         }
-        if self.parts.iter().any(Part::is_at_work) {
-            if self.moved.0.elapsed() > SILENCE {
-                return Step::Finished(self.finish(subject, End::NoAnswer));
-            }
-            return Step::Working(Reply::Progress { done, of: self.asked });
+        if let Some(end) = self.end {
+            return Step::Finished(self.finish(subject, end));
         }
-        if done >= self.asked {
-            return Step::Finished(self.finish(subject, End::Done));
-        }
-        if self.distribute(subject) {
-            return Step::Working(Reply::Progress { done, of: self.asked });
-        }
-        let end = self.why_not_more();
-        Step::Finished(self.finish(subject, end))
+        let at_work = self.parts.iter().any(Part::is_at_work);
+        self.end = match () {
+            () if at_work && self.moved.0.elapsed() > SILENCE => Some(End::NoAnswer),
+            () if at_work => None,
+            () if done >= self.asked => Some(End::Done),
+            () if self.distribute(subject) => None,
+            () => Some(self.why_not_more()),
+        };
+        Step::Working(Reply::Progress { done, of: self.asked })
     }
 
     /// Takes it back.

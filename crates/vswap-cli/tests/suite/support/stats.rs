@@ -24,6 +24,11 @@ impl Stats {
         self.number("peak", name)
     }
 
+    /// All of it.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
     fn number(&self, group: &str, name: &str) -> u64 {
         let value = self.json[group][name].as_u64();
         value.unwrap_or_else(|| panic!("no {name} among the {group}: {:#}", self.json))
