@@ -7,6 +7,13 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
+impl Size {
+    /// Any number of bytes as people read it, none included.
+    pub fn text(bytes: u64) -> String {
+        if bytes == 0 { "0".to_owned() } else { Self(bytes).to_string() }
+    }
+}
+
 /// Why a text is not a [`Size`]. Each variant says what is wrong and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SizeError {

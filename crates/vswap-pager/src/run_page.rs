@@ -403,4 +403,20 @@ mod tests {
         }
         assert!(members.iter().all(|m| m.charged.load(Ordering::Relaxed) >= 700));
     }
+
+    #[test]
+    fn a_request_to_reclaim_ends_done_or_given_up() {
+        let run = run(1600);
+        let member = &run.members[0];
+        member.ask_to_reclaim(4096);
+        assert_eq!(member.reclaim_end(), None);
+        member.give_up_reclaim(ReclaimEnd::NoRoom);
+        assert_eq!(member.reclaim_end(), Some(ReclaimEnd::NoRoom));
+        member.ask_to_reclaim(4096);
+        member.reclaim_request.fetch_sub(4096, Ordering::Relaxed);
+        assert_eq!(member.reclaim_end(), Some(ReclaimEnd::Done));
+        member.give_up_reclaim(ReclaimEnd::NothingLeft);
+        member.reset();
+        assert_eq!(member.reclaim_end(), Some(ReclaimEnd::Done));
+    }
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, accept_with, send, sockopt};
 use rustix::process::{Uid, geteuid};
 
@@ -31,6 +32,8 @@ pub struct Control {
     connections: Vec<(ClientId, Connection)>,
     last: ClientId,
     operation: Option<(ClientId, Operation)>,
+    /// Nobody could be let in, for want of descriptors: who waits is not to wake us all the time.
+    deaf: bool,
 }
 
 /// A client, for as long as it is connected.
@@ -40,18 +43,25 @@ struct ClientId(u64);
 impl Control {
     /// With the socket that clients find.
     pub fn new(published: Published) -> Self {
-        Self { published, connections: Vec::new(), last: ClientId::default(), operation: None }
+        Self {
+            published,
+            connections: Vec::new(),
+            last: ClientId::default(),
+            operation: None,
+            deaf: false,
+        }
     }
 
     /// Descriptors to wait for.
     pub fn descriptors(&self) -> impl Iterator<Item = PollFd<'_>> {
         let clients = self.connections.iter().map(|(_, c)| PollFd::new(c.socket(), c.interest()));
-        std::iter::once(PollFd::new(&self.published.listener, PollFlags::IN)).chain(clients)
+        let door = (!self.deaf).then(|| PollFd::new(&self.published.listener, PollFlags::IN));
+        door.into_iter().chain(clients)
     }
 
     /// How long [`serve`](Self::serve) can wait if nothing arrives.
     pub fn patience(&self) -> Option<Duration> {
-        match (&self.operation, self.connections.is_empty()) {
+        match (&self.operation, self.connections.is_empty() && !self.deaf) {
             (Some(_), _) => Some(OPERATION_TICK),
             (None, false) => Some(CLIENT_TICK),
             (None, true) => None,
@@ -82,8 +92,15 @@ impl Control {
 
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        self.deaf = false;
         for _ in 0..CONNECTIONS_MAX {
-            let Ok(socket) = accept_with(&self.published.listener, flags) else { return };
+            let socket = match accept_with(&self.published.listener, flags) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    self.deaf = error != Errno::AGAIN;
+                    return;
+                }
+            };
             let refused = match sockopt::socket_peercred(&socket) {
                 Ok(peer) if !may_connect(peer.uid) => {
                     Reply::refused("this run belongs to another user", "become that user, or root")

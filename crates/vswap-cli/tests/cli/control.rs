@@ -325,6 +325,37 @@ fn clients_that_are_slow_do_not_stall_a_run() {
     drop(waiting);
 }
 
+fn limit_descriptors(pid: u32, limit: u64) {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: 4096 };
+    // SAFETY: a structure that is only read.
+    let set = unsafe {
+        libc::prlimit(pid as i32, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut())
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A client that cannot be let in is not asked in all the time.
+#[test]
+fn a_run_without_descriptors_does_not_spin() {
+    if !is_root() {
+        return skip(
+            "a_run_without_descriptors_does_not_spin",
+            "it changes another process's limit",
+        );
+    }
+    let place = Place::new();
+    let run = place.start(&[]);
+    limit_descriptors(run.pid, 3);
+    let waiting = UnixStream::connect(place.socket(&run)).unwrap();
+    let before = cpu_ticks(run.pid);
+    thread::sleep(Duration::from_millis(1500));
+    let ticks = cpu_ticks(run.pid) - before;
+    assert!(ticks < 30, "{ticks} ticks of CPU in 1.5 s");
+    limit_descriptors(run.pid, 1024);
+    drop(waiting);
+    assert_eq!(place.json(&run.pid.to_string())["pid"], run.pid);
+}
+
 /// A client that asks and does not read: the answer waits for it, the run does not.
 #[test]
 fn a_client_that_does_not_read_is_dropped() {

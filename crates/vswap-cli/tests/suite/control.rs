@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::job::Running;
-use crate::support::{Job, Outcome, Vswap, processes};
+use crate::support::{Job, Outcome, Vswap, processes, program};
 
 const MIB: u64 = 1 << 20;
 
@@ -125,6 +125,37 @@ fn reclaim_reaches_a_program_that_is_only_watched() {
 #[test]
 fn reclaim_works_with_inline_faults() {
     reclaims(&Vswap::ram("64M").inline(), &["40"]);
+}
+
+/// Each of two processes gives its part of what is asked of both, and all of it if need be.
+#[test]
+fn reclaim_is_shared_by_the_processes_of_a_run() {
+    let rest = program("rest").display().to_string();
+    let script = "exec 3<&0; \"$1\" 36 threads <&3 & \"$1\" 18 threads <&3 & wait";
+    let job = Job::new("sh", &["-c", script, "sh", &rest]).stdin("");
+    let running = job.start_under(&Vswap::ram("256M"));
+    running.wait_for("ready ");
+    let run = running.pid();
+    let swapped = || -> Vec<u64> {
+        let status = status(run);
+        let members = status["members"].as_array().expect("members").iter();
+        members.filter_map(|member| member["swapped_bytes"].as_u64()).collect()
+    };
+    let filled = || status(run)["charged_bytes"].as_u64() > Some(54 * MIB);
+    assert!(processes::wait_until(Duration::from_secs(20), filled), "{:#}", status(run));
+
+    assert!(reclaim(run, "30M").status.success());
+    let mut parts = swapped();
+    parts.sort_unstable();
+    let [small, large] = parts[..] else { panic!("{parts:?}") };
+    assert!((9 * MIB..12 * MIB).contains(&small), "{parts:?}");
+    assert!((19 * MIB..22 * MIB).contains(&large), "{parts:?}");
+    assert_eq!(reclaim(run, "1G").status.code(), Some(1));
+    assert!(swapped().iter().sum::<u64>() > 53 * MIB, "{:?}", swapped());
+
+    let outcome = running.finish();
+    let said = text(&outcome.stdout);
+    assert_eq!(said.matches("ok rest").count(), 2, "{}", outcome.describe());
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub fn run(args: &ReclaimArgs) -> anyhow::Result<ExitCode> {
     signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)).context("cannot catch ^C")?;
     let started = Instant::now();
     let reclaimed = converse(&run, args.size, &interrupted).map_err(|silence| silence.of(&run))?;
-    let bytes = amount(reclaimed.bytes);
+    let bytes = Size::text(reclaimed.bytes);
     let label = run.label();
     if reclaimed.end == End::Interrupted {
         say(format_args!("reclaimed {bytes} of {label}, then interrupted"));
@@ -35,8 +35,8 @@ pub fn run(args: &ReclaimArgs) -> anyhow::Result<ExitCode> {
     println!(
         "reclaimed {bytes} of {label} in {:.2} s; it uses {} of {} now",
         started.elapsed().as_secs_f64(),
-        amount(reclaimed.charged_bytes),
-        amount(reclaimed.ram_bytes),
+        Size::text(reclaimed.charged_bytes),
+        Size::text(reclaimed.ram_bytes),
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -73,12 +73,7 @@ fn falls_short(run: &Entry, reclaimed: &Reclaimed) -> Refusal {
             ("nothing else in RAM can be paged", "'vswap status' shows what it holds")
         }
     };
-    let (bytes, asked) = (amount(reclaimed.bytes), amount(reclaimed.asked_bytes));
+    let (bytes, asked) = (Size::text(reclaimed.bytes), Size::text(reclaimed.asked_bytes));
     let what = format!("reclaimed {bytes} of the {asked} asked for, from {}: {why}", run.label());
     Refusal::incomplete(what, remedy)
-}
-
-/// As people read it, 0 included.
-fn amount(bytes: u64) -> String {
-    if bytes == 0 { "0".to_owned() } else { Size(bytes).to_string() }
 }

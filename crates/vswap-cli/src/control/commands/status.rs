@@ -184,10 +184,7 @@ impl<'a> Status<'a> {
     }
 
     fn amount(&self, pointer: &str) -> String {
-        match self.number(pointer) {
-            0 => "0".to_owned(),
-            bytes => Size(bytes).to_string(),
-        }
+        Size::text(self.number(pointer))
     }
 
     /// Fit for a terminal: names and command lines may hold anything.
