@@ -1,13 +1,15 @@
-//! What clients and runs say to each other, a line of JSON each:
+//! What clients and runs say to each other, a line of JSON each. The client's are those with a version:
 //!
-//!     {"version":1,"request":"status"}
-//!     {"status":{"pid":4711,"ram_bytes":67108864, … }}
+//! ```text
+//! {"version":1,"request":"status"}
+//! {"status":{"pid":4711,"ram_bytes":67108864, … }}
 //!
-//!     {"version":1,"request":"reclaim","bytes":67108864}
-//!     {"progress":{"done":8388608,"of":67108864}}
-//!     {"reclaimed":{"bytes":67108864,"end":"done", … }}
+//! {"version":1,"request":"reclaim","bytes":67108864}
+//! {"progress":{"done":8388608,"of":67108864}}
+//! {"reclaimed":{"bytes":67108864,"end":"done", … }}
 //!
-//!     {"refused":{"what":"…","remedy":"…"}}
+//! {"refused":{"what":"…","remedy":"…"}}
+//! ```
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

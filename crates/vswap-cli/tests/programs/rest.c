@@ -1,9 +1,9 @@
 /*
- * rest MIB [threads]: fills memory and rests, all of it resident as far as the budget allows.
+ * rest MIB [threads|random]: fills memory and rests, all of it resident as far as the budget allows.
  *
  * Evicts nothing itself, so that what others do with its memory can be seen. After a line on its
  * standard input it verifies all of it. `threads`: a second thread is there, which makes the engine
- * watch a program that is far below its budget.
+ * watch a program that is far below its budget. `random`: none of it compresses.
  */
 #include "vswap_test.h"
 
@@ -11,6 +11,20 @@ static void *idle(void *argument)
 {
 	pause();
 	return argument;
+}
+
+static void fill_random(uint64_t *words, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		words[i] = mix(i + 1);
+}
+
+static uint64_t check_random(const uint64_t *words, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		if (words[i] != mix(i + 1))
+			fail("word %lu holds %016lx", i, words[i]);
+	return mix(words[count - 1]);
 }
 
 int main(int argc, char **argv)
@@ -21,10 +35,15 @@ int main(int argc, char **argv)
 	if (argc > 2 && strcmp(argv[2], "threads") == 0)
 		REQUIRE(pthread_create(&thread, NULL, idle, NULL) == 0);
 	char *data = map(pages);
-	fill_range(data, pages, 1);
+	bool random = argc > 2 && strcmp(argv[2], "random") == 0;
+	if (random)
+		fill_random((uint64_t *)data, pages * WORDS);
+	else
+		fill_range(data, pages, 1);
 	say("ready %d", (int)getpid());
 	REQUIRE(read(STDIN_FILENO, line, sizeof line) >= 0);
-	uint64_t sum = check_range(data, 0, pages, 1, "after a rest");
+	uint64_t sum = random ? check_random((uint64_t *)data, pages * WORDS) :
+				check_range(data, 0, pages, 1, "after a rest");
 	say("ok rest checksum %016lx", sum);
 	return 0;
 }

@@ -172,6 +172,46 @@ fn reclaim_says_when_there_is_no_more() {
     wake(running);
 }
 
+/// What does not compress goes to the pool as it is, until that is half of the budget, and to the
+/// swap file.
+#[test]
+fn reclaim_says_when_there_is_no_room() {
+    let (running, _) = resting(&["44", "random"], &Vswap::ram("64M").swap("4M"));
+    let output = reclaim(running.pid(), "44M");
+    let line = text(&output.stderr);
+    assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{output:?}");
+    assert!(line.contains("neither its pool nor a swap device takes more"), "{line}");
+    let swapped = status(running.pid())["now"]["swapped_bytes"].as_u64().expect("a number");
+    assert!((28 * MIB..38 * MIB).contains(&swapped), "{swapped}");
+    wake(running);
+}
+
+/// Memory is evicted again and again while the program uses it, maps, unmaps and forks.
+#[test]
+fn reclaim_does_not_disturb_a_program_at_work() {
+    for (job, vswap) in [
+        (Job::c("fill", &["96", "1", "3"]), Vswap::ram("32M").swap("64M")),
+        (Job::c("fill", &["96", "2", "3"]), Vswap::ram("32M").inline()),
+        (Job::c("threads", &["96", "4", "1", "2"]), Vswap::ram("32M")),
+        (Job::c("churn", &["4", "250", "96"]), Vswap::ram("32M")),
+        (Job::c("forks", &["40"]), Vswap::ram("32M")),
+    ] {
+        let plain = job.plain();
+        let running = job.start_under(&vswap);
+        let run = running.pid();
+        let mut reclaimed = 0;
+        let ended = processes::wait_until(Duration::from_secs(100), || {
+            reclaimed += u32::from(reclaim(run, "8M").status.success());
+            !processes::is_alive(run)
+        });
+        assert!(ended, "{} goes on", job.name());
+        let outcome = running.finish();
+        outcome.assert_same(&plain);
+        println!("{}: reclaimed 8 MiB {reclaimed} times in {:.1?}", job.name(), outcome.elapsed);
+        assert!(outcome.stats().counter("pgsteal_proactive") > 0, "{}", job.name());
+    }
+}
+
 /// A reclaim that is under way.
 fn client_of(run: u32) -> Child {
     let mut client = Command::new(env!("CARGO_BIN_EXE_vswap"));
