@@ -32,6 +32,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Evict memory of a run now
     Reclaim(ReclaimArgs),
+    /// Give a run one more swap device
+    #[command(name = "swapon")]
+    SwapOn(SwapOnArgs),
+    /// Take a swap device from a run, or all
+    #[command(name = "swapoff")]
+    SwapOff(SwapOffArgs),
     /// Say what this machine allows, and what to do about what is missing
     Doctor,
     /// Compare vswap with the kernel's own swap on this machine
@@ -159,6 +165,53 @@ pub struct ReclaimArgs {
     /// How much to evict, as in 512M or 1.5G
     #[arg(value_name = "SIZE", value_parser = parse_size)]
     pub size: Size,
+}
+
+const SWAPON_EXAMPLES: &str = "\
+Examples:
+  vswap swapon nightly /dev/vdb,prio=5
+  vswap swapon 4711 /var/tmp:20G
+
+PATH is what 'vswap run --swap' takes.
+
+Exit status: 0, 1 if the run refuses it or ended, 2 if there is no such run.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = SWAPON_EXAMPLES)]
+pub struct SwapOnArgs {
+    /// Name of a run, process ID of its 'vswap run', or of a program in it that has a pager
+    #[arg(value_name = "RUN")]
+    pub run: String,
+
+    /// A swap area, a directory or the name of a new file
+    #[arg(value_name = "PATH[:SIZE][,prio=N]", value_parser = clap::value_parser!(OsString))]
+    pub device: OsString,
+}
+
+const SWAPOFF_EXAMPLES: &str = "\
+Examples:
+  vswap swapoff nightly /dev/vdb
+  vswap swapoff 4711 --all
+
+What is on the device moves to the pool or to other devices while the programs run. ^C ends it, and the
+device stays in use; so it does if something fits nowhere else.
+
+Exit status: 0, 1 if not all could be moved or the run ended, 2 if there is no such run.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = SWAPOFF_EXAMPLES)]
+pub struct SwapOffArgs {
+    /// Name of a run, process ID of its 'vswap run', or of a program in it that has a pager
+    #[arg(value_name = "RUN")]
+    pub run: String,
+
+    /// The device, as 'vswap status RUN' names it
+    #[arg(value_name = "PATH", required_unless_present = "all", conflicts_with = "all")]
+    pub device: Option<PathBuf>,
+
+    /// All devices
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// The budget as typed.

@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         Command::Run(args) => coordinator::run(&args, inherited),
         Command::Status(args) => control::commands::status(&args),
         Command::Reclaim(args) => control::commands::reclaim(&args),
+        Command::SwapOn(args) => control::commands::swapon(&args),
+        Command::SwapOff(args) => control::commands::swapoff(&args),
         Command::Doctor => doctor::run(),
         Command::Bench(args) => bench::run(args),
     };

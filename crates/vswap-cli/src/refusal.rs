@@ -44,6 +44,11 @@ impl Refusal {
         Self { what: what.into(), remedy: remedy.into(), code: CANNOT_RUN }
     }
 
+    /// What was refused, and what to do about it.
+    pub fn parts(&self) -> (&str, &str) {
+        (&self.what, &self.remedy)
+    }
+
     /// A program that does not exist.
     pub fn not_found(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into(), code: NOT_FOUND }

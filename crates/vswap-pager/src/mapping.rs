@@ -16,6 +16,7 @@ use crate::lock::Closed;
 use crate::mailbox::Request;
 use crate::regions::Attributes;
 use crate::run_page::Counter;
+use crate::swap::SWAP_DEVICES;
 use crate::sys::{Errno, arch, memory, result};
 use crate::table::PageState;
 use crate::{adopt, commit, events, exclude, start};
@@ -64,6 +65,7 @@ pub fn is_mapping_call(call: &Call) -> bool {
 pub fn on_call(engine: &Engine, call: Call) -> isize {
     engine.count(Counter::MapCalls, 1);
     start::watch_if_wanted(engine);
+    SWAP_DEVICES.close_left();
     let result = match call.number as u32 {
         k::__NR_mmap => on_mmap(engine, call),
         k::__NR_munmap => on_munmap(engine, call),

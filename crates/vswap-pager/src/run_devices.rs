@@ -69,6 +69,8 @@ const DISCARD_MASK: u32 = 3;
 #[derive(Debug)]
 pub struct RunDevice {
     state: AtomicU32,
+    /// Counts the devices that had this number.
+    serial: AtomicU32,
     priority: AtomicI32,
     block_shift: AtomicU32,
     blocks: AtomicU32,
@@ -117,8 +119,14 @@ impl RunDevice {
         })
     }
 
+    /// Which of the devices that had this number it is.
+    pub fn serial(&self) -> u32 {
+        self.serial.load(Ordering::Acquire)
+    }
+
     /// Adds it to the run. For the coordinator.
     pub fn set(&self, device: Description) {
+        self.serial.fetch_add(1, Ordering::Release);
         self.priority.store(device.priority.into(), Ordering::Relaxed);
         self.block_shift.store(device.geometry.block_shift(), Ordering::Relaxed);
         self.blocks.store(device.geometry.blocks(), Ordering::Relaxed);

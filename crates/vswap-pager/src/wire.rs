@@ -19,20 +19,33 @@ pub const OUT_OF_MEMORY: u8 = 3;
 /// The only byte of the packet that ends a connection in good order.
 pub const BYE: u8 = 4;
 
-/// First byte of a packet from the coordinator: the run has one more swap device, whose number follows
-/// and whose descriptor is attached.
+/// First byte of a [`NewDevice`].
 pub const DEVICE: u8 = 5;
 
-/// The packet that hands a device of this number over.
-pub const fn device_packet(number: u8) -> [u8; 2] {
-    [DEVICE, number]
+/// From the coordinator: the run has one more swap device, whose descriptor is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewDevice {
+    /// Its number.
+    pub number: u8,
+    /// Which of the devices with that number it is.
+    pub serial: u32,
 }
 
-/// The device's number in such a packet; `None` if it is none.
-pub const fn device_number(packet: &[u8]) -> Option<u8> {
-    match packet {
-        [DEVICE, number] => Some(*number),
-        _ => None,
+impl NewDevice {
+    /// The packet.
+    pub fn to_bytes(self) -> [u8; 6] {
+        let [a, b, c, d] = self.serial.to_le_bytes();
+        [DEVICE, self.number, a, b, c, d]
+    }
+
+    /// Reads a packet; `None` if it is none of these.
+    pub fn from_bytes(packet: &[u8]) -> Option<Self> {
+        match *packet {
+            [DEVICE, number, a, b, c, d] => {
+                Some(Self { number, serial: u32::from_le_bytes([a, b, c, d]) })
+            }
+            _ => None,
+        }
     }
 }
 

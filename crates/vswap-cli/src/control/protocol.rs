@@ -28,6 +28,10 @@ pub enum Request {
     Status,
     /// To evict so many bytes from its members now.
     Reclaim { bytes: u64 },
+    /// To use one more swap device; as `--swap`, with an absolute path.
+    SwapOn { path: String, size: Option<u64>, priority: Option<i16> },
+    /// To do without a swap device, or without any.
+    SwapOff { path: Option<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +51,12 @@ pub enum Reply {
     Progress { done: u64, of: u64 },
     /// The last line of [`Request::Reclaim`].
     Reclaimed(Reclaimed),
+    /// The last line of [`Request::SwapOn`].
+    SwappedOn { filename: String, size_bytes: u64, priority: i16 },
+    /// The last line of [`Request::SwapOff`], with what was moved.
+    SwappedOff { bytes: u64 },
+    /// The last line of a [`Request::SwapOff`] that was taken back, with what is still there.
+    Interrupted { left_bytes: u64 },
     /// The last line of a request that is not carried out.
     Refused { what: String, remedy: String },
 }

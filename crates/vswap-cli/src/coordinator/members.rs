@@ -22,11 +22,14 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use vswap_pager::config::SocketName;
+use vswap_pager::run_devices::RunDevice;
 use vswap_pager::run_page::{MEMBERS_MAX, Member, MemberState, RunPage};
-use vswap_pager::wire::{self, Hello, Welcome};
+use vswap_pager::wire::{self, Hello, NewDevice, Welcome};
 
-use super::swap::Devices;
+use super::swap::{Device, Devices};
 use super::totals::Totals;
+use crate::args::SwapPlace;
+use crate::refusal::Refusal;
 
 /// How long a program may take to be seen dead after its pager is: they often die of one cause, and
 /// then there is nothing to report.
@@ -147,6 +150,39 @@ impl Members {
     /// Bytes that live members have on a swap device.
     pub fn used_on(&self, device: usize) -> u64 {
         self.views().map(|view| view.slot.on_device[device].load(Ordering::Relaxed)).sum()
+    }
+
+    /// Opens one more swap device and hands it to the members.
+    pub fn add_device(&mut self, place: &SwapPlace) -> Result<&Device, Refusal> {
+        let number = self.devices.add(place)?.number;
+        let file: Vec<_> = self.devices.file(number).into_iter().collect();
+        let serial = self.page.devices.get(number).map_or(0, RunDevice::serial);
+        let packet = NewDevice { number: number as u8, serial }.to_bytes();
+        for connection in &self.connections {
+            if matches!(connection.stage, Stage::Member { .. }) {
+                // One that is gone is found at its end of file.
+                let _ = send(&connection.socket, &packet, &file);
+            }
+        }
+        let mut all = self.devices.iter();
+        Ok(all.find(|device| device.number == number).expect("it was just added"))
+    }
+
+    /// Whether no member, nor a child that is about to be one, uses a device.
+    pub fn has_left(&self, device: usize) -> bool {
+        let uses =
+            |view: MemberView<'_>| view.slot.devices.load(Ordering::Acquire) & (1 << device) != 0;
+        !self.views().any(uses) && self.devices.is_free(device)
+    }
+
+    /// Objects that members tried in vain to move off a device.
+    pub fn stuck_on(&self, device: usize) -> u64 {
+        self.views().map(|view| view.slot.stuck_on_device[device].load(Ordering::Relaxed)).sum()
+    }
+
+    /// Closes a device that has been left.
+    pub fn remove_device(&mut self, device: usize) {
+        self.devices.remove(device);
     }
 
     /// The swap devices of the run.

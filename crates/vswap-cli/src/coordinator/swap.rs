@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use rustix::fs::{FlockOperation, flock};
 use vswap_core::Page;
 use vswap_core::device::header::{self, SwapArea};
 use vswap_core::device::object::{KEY, Protection};
 use vswap_core::device::set::DEVICES_MAX;
 use vswap_core::device::space::Geometry;
 use vswap_pager::io;
-use vswap_pager::run_devices::{DEVICE_BYTES_MAX, Description, DiscardBy, RunDevices};
+use vswap_pager::run_devices::{DEVICE_BYTES_MAX, Description, DeviceState, DiscardBy, RunDevices};
 
 use super::swap_area::{self, Area, AreaKind};
 use super::swap_file;
@@ -168,7 +169,8 @@ impl Devices {
         Ok(all)
     }
 
-    fn add(&mut self, place: &SwapPlace) -> Result<&Device, Refusal> {
+    /// Opens one more.
+    pub fn add(&mut self, place: &SwapPlace) -> Result<&Device, Refusal> {
         let priority = place.priority.unwrap_or_else(|| self.next_priority());
         let mut device = Device::open(place, priority)?;
         device.number = self.run.free_number().ok_or_else(|| {
@@ -190,12 +192,40 @@ impl Devices {
         self.devices.iter()
     }
 
+    /// Says whether members are to move what they have on a device elsewhere.
+    pub fn set_draining(&self, number: usize, draining: bool) {
+        let state = if draining { DeviceState::Draining } else { DeviceState::On };
+        self.run.get(number).inspect(|device| device.set_state(state));
+    }
+
+    /// Whether no member holds any part of a device.
+    pub fn is_free(&self, number: usize) -> bool {
+        self.run.get(number).is_none_or(|device| device.leased() == 0)
+    }
+
+    /// Closes a device that no member uses any more.
+    pub fn remove(&mut self, number: usize) {
+        self.run.get(number).inspect(|device| device.set_state(DeviceState::None));
+        for device in self.devices.extract_if(.., |device| device.number == number) {
+            if device.kind == Kind::File {
+                // A program that faults inline may keep its descriptor for a while.
+                let _ = flock(&device.file, FlockOperation::Unlock);
+            }
+        }
+    }
+
     /// Their numbers as bits, and their descriptors in this order, for a member.
     pub fn for_member(&self) -> (u8, Vec<BorrowedFd<'_>>) {
         let mut devices: Vec<&Device> = self.devices.iter().collect();
         devices.sort_unstable_by_key(|device| device.number);
         let bits = devices.iter().fold(0, |bits, device| bits | 1 << device.number);
         (bits, devices.iter().map(|device| device.file.as_fd()).collect())
+    }
+
+    /// The open file of a device.
+    pub fn file(&self, number: usize) -> Option<BorrowedFd<'_>> {
+        let device = self.devices.iter().find(|device| device.number == number)?;
+        Some(device.file.as_fd())
     }
 
     /// Takes back what a member holds, which has ended.

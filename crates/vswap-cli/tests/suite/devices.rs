@@ -4,9 +4,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
-use crate::support::job::scratch;
+use crate::support::job::{Running, scratch};
 use crate::support::{Job, Outcome, Vswap};
 
 const MIB: u64 = 1 << 20;
@@ -111,6 +111,75 @@ fn what_parent_and_children_leave_on_a_device_comes_back() {
     for vswap in [Vswap::ram("20M"), Vswap::ram("20M").inline()] {
         swaps(&Job::c("family", &["24", "24"]), &vswap.swap("112M"));
     }
+}
+
+/// What `vswap COMMAND PID ARGUMENTS` says; it must succeed.
+fn control(command: &str, run: &Running, arguments: &[&str]) -> String {
+    let output = try_control(command, run, arguments);
+    assert!(output.status.success(), "{command} {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn try_control(command: &str, run: &Running, arguments: &[&str]) -> Output {
+    let mut vswap = Command::new("timeout");
+    vswap.args(["60", env!("CARGO_BIN_EXE_vswap"), command, &run.pid().to_string()]);
+    vswap.args(arguments).output().expect("vswap")
+}
+
+/// D 96 MiB by four threads, r about 13, B 24 MiB: devices come and go while threads verify.
+#[test]
+fn devices_come_and_go_while_a_program_runs() {
+    let areas = [Area::new(128), Area::new(128)];
+    for vswap in [Vswap::ram("24M"), Vswap::ram("24M").inline()] {
+        let vswap = vswap.device(&areas[0].option(1));
+        let job = Job::c("threads", &["128", "4", "16"]);
+        let plain = job.plain();
+        let running = job.start_under(&vswap);
+        let mut rounds = 0;
+        while !try_control("status", &running, &[]).status.success() && running.is_alive() {}
+        while running.is_alive() {
+            let (next, last) = (&areas[(rounds + 1) % 2], &areas[rounds % 2]);
+            let on = try_control("swapon", &running, &[&next.option(1)]);
+            let off = try_control("swapoff", &running, &[&last.0.to_string_lossy()]);
+            let said = String::from_utf8_lossy(&[on.stderr, off.stderr].concat()).into_owned();
+            if said.contains("has ended") || !running.is_alive() {
+                break;
+            }
+            assert_eq!(said, "", "round {rounds}");
+            rounds += 1;
+        }
+        let outcome = running.finish();
+        assert_eq!(outcome.stdout, plain.stdout, "{}", outcome.describe());
+        outcome.stats().assert_used_the_swap_file();
+        assert!(rounds >= 2, "only {rounds} rounds");
+    }
+}
+
+/// D 48 MiB, r 1, B 24 MiB: what does not fit stays where it is, and the device in use.
+#[test]
+fn a_device_that_is_needed_stays() {
+    let area = Area::new(128);
+    let job = Job::c("rest", &["48", "random"]).stdin("");
+    let mut running = job.start_under(&Vswap::ram("24M").device(&area.option(0)));
+    running.wait_for("ready");
+    let name = area.0.to_string_lossy().into_owned();
+    let refused = try_control("swapoff", &running, &[&name]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("fit nowhere else"), "{said}");
+    let status = control("status", &running, &[]);
+    assert!(status.contains(&name), "{status}");
+
+    let other = Area::new(128);
+    control("swapon", &running, &[&other.option(0)]);
+    let said = control("swapoff", &running, &[&name]);
+    assert!(said.contains("does not use"), "{said}");
+    let status = control("status", &running, &[]);
+    assert!(!status.contains(&name) && status.contains(&*other.0.to_string_lossy()), "{status}");
+    // Nobody has it any more.
+    control("swapon", &running, &[&area.option(0)]);
+    running.send("go");
+    let outcome = running.finish();
+    assert!(outcome.status.success(), "{}", outcome.describe());
 }
 
 /// Every 512th byte behind the header is changed while the program waits: no page may come back as

@@ -26,6 +26,8 @@ use crate::lock::SpinLock;
 use crate::pager;
 use crate::run_devices::{Description, DiscardBy};
 use crate::swap::SWAP_DEVICES;
+#[cfg(doc)]
+use crate::swap::devices::SwapDevices;
 use crate::swap::generations::Generations;
 use crate::swap::leases::Leases;
 use crate::swap::read_ahead::{Read, ReadAhead};
@@ -123,6 +125,7 @@ pub struct SwapDevice {
     read_ahead: ReadAhead,
     health: Health,
     refused: AtomicU32,
+    serial: AtomicU32,
     draining: AtomicBool,
     backing: AtomicU8,
     pager_fd: AtomicI32,
@@ -141,6 +144,7 @@ impl SwapDevice {
             read_ahead: ReadAhead::new(),
             health: Health::new(),
             refused: AtomicU32::new(NOT_REFUSED),
+            serial: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             backing: AtomicU8::new(0),
             pager_fd: AtomicI32::new(NO_FD),
@@ -156,6 +160,11 @@ impl SwapDevice {
     /// Whether it is there.
     pub fn is_attached(&self) -> bool {
         self.attached().is_some()
+    }
+
+    /// Which of the run's devices with this number it is.
+    pub fn serial(&self) -> u32 {
+        self.serial.load(Ordering::Relaxed)
     }
 
     /// Whether it is being emptied, to go.
@@ -180,6 +189,7 @@ impl SwapDevice {
     pub fn attach(
         &'static self,
         device: Description,
+        serial: u32,
         bad: impl Iterator<Item = Range<u32>>,
     ) -> Result<(), NoMemory> {
         let mut slots = Space::new(Arena, &self.leases, device.geometry);
@@ -207,6 +217,7 @@ impl SwapDevice {
         *self.local.lock() = Some(local);
         self.refused.store(NOT_REFUSED, Ordering::Relaxed);
         self.draining.store(false, Ordering::Relaxed);
+        self.serial.store(serial, Ordering::Relaxed);
         self.health.clear();
         self.attached.store(attached, Ordering::Release);
         let added = engine().space.add_backing(self);
@@ -215,13 +226,22 @@ impl SwapDevice {
         Ok(())
     }
 
-    /// Forgets the device, which holds nothing and is no backing any more.
+    /// Forgets the device, which holds nothing and is no backing any more. On a thread of the pager, which
+    /// closes it; the program's descriptor is [left](SwapDevices::leave) to the program.
     pub fn detach(&self) {
         if let (Some(attached), Some(local)) = (self.attached(), self.local.lock().take()) {
             attached.slots.retire(local);
+            // What waits to be discarded would not go back.
+            attached.slots.set_discard(false);
             attached.slots.trim();
         }
         self.attached.store(ptr::null_mut(), Ordering::Release);
+        let theirs = self.program_fd.swap(NO_FD, Ordering::AcqRel);
+        let ours = self.pager_fd.swap(NO_FD, Ordering::AcqRel);
+        if ours >= 0 && engine().side() == Side::Pager {
+            let ours = Fd::new(ours);
+            SWAP_DEVICES.leave(theirs, file::identity(ours.raw()));
+        }
     }
 
     /// The open file, as one side has it; -1 if that has none.

@@ -1,7 +1,7 @@
 //! All swap devices of the run, as this process uses them.
 
 use core::ops::Range;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use vswap_core::BackingState;
 use vswap_core::device::header::{AreaKind, SwapArea};
@@ -16,7 +16,8 @@ use crate::lock::{self, SpinLock};
 use crate::run_devices::Description;
 use crate::swap::device::{Refusal, SwapDevice};
 use crate::swap::leases::Forking;
-use crate::sys::fd;
+use crate::sys::fd::{self, Fd};
+use crate::sys::file::{self, Identity};
 
 /// Groups of buffers for input and output, of 256 KiB each.
 const BUFFER_GROUPS: usize = 4;
@@ -34,6 +35,15 @@ pub struct SwapDevices {
     set: DeviceSet,
     turn: SpinLock<Turn>,
     buffers: SpinLock<Option<&'static DirectBuffers>>,
+    left: SpinLock<[Option<Left>; DEVICES_MAX]>,
+    any_left: AtomicBool,
+}
+
+/// A descriptor of the program's, of a device that has gone.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    fd: i32,
+    identity: Identity,
 }
 
 /// The devices of this process.
@@ -55,7 +65,34 @@ impl SwapDevices {
             set: DeviceSet::new(),
             turn: SpinLock::new(Turn::NONE),
             buffers: SpinLock::new(None),
+            left: SpinLock::new([None; DEVICES_MAX]),
+            any_left: AtomicBool::new(false),
         }
+    }
+
+    /// Leaves a descriptor for the program to close, whose table it is in. Without knowing what is open
+    /// there, or with too many of them, it stays open.
+    pub fn leave(&self, fd: i32, identity: Option<Identity>) {
+        let mut left = self.left.lock();
+        let free = left.iter_mut().find(|place| place.is_none());
+        if let (true, Some(identity), Some(place)) = (fd >= 0, identity, free) {
+            *place = Some(Left { fd, identity });
+            self.any_left.store(true, Ordering::Release);
+        }
+    }
+
+    /// Closes what was left, on a thread of the program; not if the program has put another file there.
+    pub fn close_left(&self) {
+        if !self.any_left.load(Ordering::Acquire) {
+            return;
+        }
+        let mut left = self.left.lock();
+        for Left { fd, identity } in left.iter_mut().filter_map(Option::take) {
+            if file::identity(fd) == Some(identity) {
+                drop(Fd::new(fd));
+            }
+        }
+        self.any_left.store(false, Ordering::Release);
     }
 
     /// Those that are attached, with their numbers.
@@ -142,15 +179,27 @@ impl SwapDevices {
     /// those of its parent already, and gets the descriptor. `false` without memory, or if the
     /// device is not what the run says.
     pub fn attach(&'static self, engine: &Engine, number: usize, fd: i32) -> bool {
-        let described = engine.run_page().and_then(|run| run.devices.get(number)?.description());
-        let (Some(description), Some(device)) = (described, self.devices.get(number)) else {
+        let described = engine.run_page().and_then(|run| {
+            let device = run.devices.get(number)?;
+            Some((device.description()?, device.serial()))
+        });
+        let (Some((description, serial)), Some(device)) = (described, self.devices.get(number))
+        else {
             return false;
         };
+        if device.is_attached() && device.serial() != serial {
+            // Its parent's, which has gone since; a child that had something there would hold it.
+            self.set_draining(engine, number, device, true);
+            if engine.space.remove_backing(device.backing()).is_err() {
+                return false;
+            }
+            device.detach();
+        }
         device.fd(Side::Pager).store(fd, Ordering::Relaxed);
         if device.is_attached() {
             return true;
         }
-        let attached = self.make_buffers() && self.attach_new(device, description, fd);
+        let attached = self.make_buffers() && self.attach_new(device, (description, serial), fd);
         if let (true, Some(id)) = (attached, DeviceId::new(number as u8)) {
             self.set.insert(&Arena, id, description.priority);
             self.next(engine, 0);
@@ -161,11 +210,11 @@ impl SwapDevices {
     fn attach_new(
         &'static self,
         device: &'static SwapDevice,
-        description: Description,
+        (description, serial): (Description, u32),
         fd: i32,
     ) -> bool {
         if !description.has_header {
-            return device.attach(description, core::iter::empty()).is_ok();
+            return device.attach(description, serial, core::iter::empty()).is_ok();
         }
         let Some(mut first) = self.buffer(PAGE_SIZE) else { return false };
         if fd::pread(fd, &mut first, 0) != Ok(PAGE_SIZE) {
@@ -179,7 +228,7 @@ impl SwapDevices {
         let Ok(area) = parsed else { return false };
         let header = core::iter::once(0..1);
         let bad = area.bad_pages().map(|page| Range { start: page, end: page + 1 });
-        device.attach(description, header.chain(bad)).is_ok()
+        device.attach(description, serial, header.chain(bad)).is_ok()
     }
 
     /// The device that the next `blocks` blocks go to. Objects that are stored singly follow.
@@ -226,6 +275,7 @@ impl SwapDevices {
         Forking::reset_after_fork();
         self.turn.reset_after_fork();
         self.buffers.reset_after_fork();
+        self.left.reset_after_fork();
         if let Some(buffers) = self.buffers() {
             buffers.reset_after_fork();
         }

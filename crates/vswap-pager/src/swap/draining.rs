@@ -10,14 +10,13 @@ use vswap_core::Cursor;
 use vswap_core::device::set::DEVICES_MAX;
 
 use crate::context::Context;
-use crate::engine::{Engine, Side};
+use crate::engine::Engine;
 use crate::lock::SpinLock;
 use crate::run_devices::DeviceState;
 use crate::run_page::Member;
 use crate::swap::{SWAP_DEVICES, SwapDevice, writeback};
-use crate::sys::fd::Fd;
 use crate::sys::socket;
-use crate::wire;
+use crate::wire::{self, NewDevice};
 
 /// Objects that are moved before the reclaimer looks at what else there is to do.
 const STEP: usize = 64;
@@ -57,14 +56,20 @@ pub fn follow(engine: &Engine) {
         else {
             continue;
         };
-        match (wanted.state(), device.is_attached()) {
+        let state = if device.is_attached() && device.serial() != wanted.serial() {
+            DeviceState::None
+        } else {
+            wanted.state()
+        };
+        match (state, device.is_attached()) {
             (DeviceState::On | DeviceState::Draining, false) => receive(engine),
             (DeviceState::On, true) => set_draining(engine, (number, device), false),
-            (DeviceState::Draining, true) => {
+            // One that is gone was its parent's, for a child that had nothing there.
+            (DeviceState::Draining | DeviceState::None, true) => {
                 set_draining(engine, (number, device), true);
                 busy = true;
             }
-            (DeviceState::None, _) => {}
+            (DeviceState::None, false) => {}
         }
     }
     publish(member);
@@ -78,12 +83,14 @@ fn receive(engine: &Engine) {
     let coordinator = engine.fds.coordinator.load(Ordering::Relaxed);
     let mut packet = [0; wire::PACKET_MAX];
     while let Ok((len, fds)) = socket::receive_now(coordinator, &mut packet) {
-        let Some(number) = wire::device_number(&packet[..len]) else { return };
-        let mut fds = fds.into_iter().flatten();
-        if let Some(fd) = fds.next() {
+        let Some(new) = NewDevice::from_bytes(&packet[..len]) else { return };
+        let (number, mut fds) = (usize::from(new.number), fds.into_iter().flatten());
+        let current = engine.run_page().and_then(|run| run.devices.get(number));
+        let is_current = current.is_some_and(|device| device.serial() == new.serial);
+        if let (true, Some(fd)) = (is_current, fds.next()) {
             let _passage = engine.gate.pass();
             // Without memory it is not used here; the coordinator is told so by `publish`.
-            SWAP_DEVICES.attach(engine, usize::from(number), fd.into_raw());
+            SWAP_DEVICES.attach(engine, number, fd.into_raw());
         }
     }
 }
@@ -104,8 +111,9 @@ fn set_draining(engine: &Engine, (number, device): (usize, &SwapDevice), drainin
 /// Says what this process has on each device.
 fn publish(member: &Member) {
     let mut attached = 0;
-    for (number, device) in SWAP_DEVICES.all() {
-        attached |= 1 << number;
+    for number in 0..DEVICES_MAX {
+        let Some(device) = SWAP_DEVICES.get(number) else { continue };
+        attached |= u32::from(device.is_attached()) << number;
         member.on_device[number].store(device.used(), Ordering::Relaxed);
         member.stuck_on_device[number].store(AT[number].lock().stuck, Ordering::Relaxed);
     }
@@ -147,9 +155,9 @@ fn drain(
         return true;
     }
     if engine.space.remove_backing(id).is_ok() {
+        while device.discard() {}
         UNDER_WAY.fetch_and(!(1 << number), Ordering::AcqRel);
         device.detach();
-        drop(Fd::new(device.fd(Side::Pager).swap(-1, Ordering::AcqRel)));
         return false;
     }
     // What was stuck is tried again at the next look, 10 ms from now; so is what was stored behind the

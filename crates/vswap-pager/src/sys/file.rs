@@ -69,27 +69,39 @@ pub enum DirectIo {
 
 /// How direct I/O on an open file has to be aligned (Linux 6.1, and few file systems).
 pub fn direct_io(fd: i32) -> DirectIo {
-    // SAFETY: a statx is integers only.
-    let mut found: k::statx = unsafe { core::mem::zeroed() };
-    let empty = c"";
-    // SAFETY: the empty path and the buffer live across the call.
-    let called = result(unsafe {
-        syscall!(
-            k::__NR_statx,
-            fd,
-            empty.as_ptr(),
-            k::AT_EMPTY_PATH,
-            k::STATX_DIOALIGN,
-            &raw mut found,
-        )
-    });
-    if called.is_err() || found.stx_mask & k::STATX_DIOALIGN == 0 {
+    let found = statx(fd, k::STATX_DIOALIGN).ok();
+    let Some(found) = found.filter(|found| found.stx_mask & k::STATX_DIOALIGN != 0) else {
         return DirectIo::Unknown;
-    }
+    };
     match (found.stx_dio_mem_align, found.stx_dio_offset_align) {
         (0, _) | (_, 0) => DirectIo::None,
         (memory, offset) => DirectIo::Aligned { memory, offset },
     }
+}
+
+fn statx(fd: i32, mask: u32) -> Result<k::statx, Errno> {
+    // SAFETY: a statx is integers only.
+    let mut found: k::statx = unsafe { core::mem::zeroed() };
+    let empty = c"";
+    // SAFETY: the empty path and the buffer live across the call.
+    result(unsafe {
+        syscall!(k::__NR_statx, fd, empty.as_ptr(), k::AT_EMPTY_PATH, mask, &raw mut found)
+    })?;
+    Ok(found)
+}
+
+/// Which file it is, whatever its name: file system, inode, and the device that it stands for.
+pub type Identity = [u64; 3];
+
+/// The file that is open; `None` if none is.
+pub fn identity(fd: i32) -> Option<Identity> {
+    let found = statx(fd, k::STATX_INO).ok()?;
+    let number = |major: u32, minor: u32| u64::from(major) << 32 | u64::from(minor);
+    Some([
+        number(found.stx_dev_major, found.stx_dev_minor),
+        found.stx_ino,
+        number(found.stx_rdev_major, found.stx_rdev_minor),
+    ])
 }
 
 /// The logical block size of a block device; `None` for what is none.

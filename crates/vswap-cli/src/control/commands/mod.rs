@@ -3,6 +3,8 @@
 mod progress;
 mod reclaim;
 mod status;
+mod swap;
 
 pub use reclaim::run as reclaim;
 pub use status::run as status;
+pub use swap::{off as swapoff, on as swapon};

@@ -2,16 +2,22 @@
 
 mod reclaim;
 mod status;
+mod swapoff;
+mod swapon;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use vswap_pager::config::Config;
 use vswap_pager::run_page::RunPage;
 
 use self::reclaim::Reclaim;
+use self::swapoff::{SwapOff, Which};
 use super::protocol::{Reply, Request};
+use crate::args::SwapPlace;
 use crate::coordinator::Members;
+use crate::size::Size;
 
 /// What is known of a run from its start.
 pub struct About {
@@ -33,6 +39,7 @@ pub struct Subject<'a> {
 /// A request that takes its time. It holds nothing back: all the work is done elsewhere.
 pub enum Operation {
     Reclaim(Reclaim),
+    SwapOff(SwapOff),
 }
 
 /// How a request began.
@@ -62,6 +69,14 @@ pub fn begin(request: &Request, subject: &mut Subject<'_>, busy: bool) -> Began 
         Request::Reclaim { bytes } => {
             Began::Operation(Operation::Reclaim(Reclaim::begin(*bytes, subject)))
         }
+        Request::SwapOn { path, size, priority } => {
+            let (path, size) = (PathBuf::from(path), size.map(Size));
+            Began::Done(swapon::answer(&SwapPlace { path, size, priority: *priority }, subject))
+        }
+        Request::SwapOff { path } => {
+            let which = path.as_deref().map_or(Which::All, |path| Which::Named(Path::new(path)));
+            SwapOff::begin(which, subject)
+        }
     }
 }
 
@@ -70,6 +85,7 @@ impl Operation {
     pub fn advance(&mut self, subject: &mut Subject<'_>) -> Step {
         match self {
             Self::Reclaim(reclaim) => reclaim.advance(subject),
+            Self::SwapOff(swapoff) => swapoff.advance(subject),
         }
     }
 
@@ -77,6 +93,7 @@ impl Operation {
     pub fn cancel(self, subject: &mut Subject<'_>) -> Reply {
         match self {
             Self::Reclaim(reclaim) => reclaim.cancel(subject),
+            Self::SwapOff(swapoff) => swapoff.cancel(subject),
         }
     }
 }

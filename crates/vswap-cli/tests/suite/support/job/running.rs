@@ -136,6 +136,13 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether that one still runs.
+    pub fn is_alive(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let state = |stat: String| stat.rsplit_once(") ").map(|(_, rest)| !rest.starts_with('Z'));
+        stat.ok().and_then(state).unwrap_or(false)
+    }
+
     /// Writes a line to its standard input. A job that has ended reads nothing: its outcome tells.
     pub fn send(&mut self, line: &str) {
         let pipe = self.child.stdin.as_mut().expect("a job with stdin(..)");
