@@ -22,8 +22,8 @@ use vswap_pager::{link, start};
 static CONSTRUCTOR: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = construct;
 
 extern "C" fn construct(_argc: c_int, _argv: *const *const c_char, envp: *const *const c_char) {
-    // SAFETY: the loader passes the program's environment.
-    let Some(text) = (unsafe { variable(envp) }) else { return };
+    // SAFETY: it is the program's environment.
+    let Some(text) = (unsafe { variable(environment(envp)) }) else { return };
     // Settings of another version come from an outer run whose coordinator does not know us.
     let Ok(config) = Config::parse(text) else { return };
     let inline = config.engine == Engine::Inline;
@@ -32,6 +32,23 @@ extern "C" fn construct(_argc: c_int, _argv: *const *const c_char, envp: *const 
     engine().wants_inline(inline);
     start::begin();
     hooks::install(inline);
+}
+
+/// The program's environment. glibc's dynamic linker passes it to constructors, and sets `environ`
+/// in a constructor that may run after this one; musl's passes nothing, and has set it.
+#[cfg(target_arch = "x86_64")]
+fn environment(passed: *const *const c_char) -> *const *const c_char {
+    let variable = patch::address_of!(environ) as *const *const *const c_char;
+    if patch::is_glibc() || variable.is_null() {
+        return passed;
+    }
+    // SAFETY: a variable of libc's that is set before any constructor runs.
+    unsafe { *variable }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn environment(passed: *const *const c_char) -> *const *const c_char {
+    passed
 }
 
 /// The value of [`ENV_NAME`] in an environment.

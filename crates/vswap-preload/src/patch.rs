@@ -8,10 +8,11 @@
 //! 0f 05             syscall
 //! ```
 //!
-//! (the function `syscall` loads its last argument there instead) and these seven bytes are
-//! replaced by a jump to a stub near libc. The stub calls
-//! [`hooks::on_call`](crate::hooks::on_call) and jumps back behind the seven bytes, with all
-//! registers as a system call leaves them. At sites in the middle of a function the first 128 bits of
+//! (the function `syscall` loads its last argument there instead) and the load is replaced by a
+//! jump to a stub near libc. The stub calls [`hooks::on_call`](crate::hooks::on_call) and jumps back
+//! behind the trap, with all registers as a system call leaves them. In musl the compiler has put up
+//! to four instructions between the two, which move arguments from register to register: the stub
+//! does the same before the hook. At sites in the middle of a function the first 128 bits of
 //! the vector registers are kept too: compiled C holds values there, and libc is built for
 //! processors without more. The other sites are in wrappers, which hold nothing there.
 //!
@@ -44,66 +45,85 @@ const STUB_BYTES: usize = 64;
 const STUBS_MAX: usize = 64;
 const PAGE: usize = 4096;
 
-unsafe extern "C" {
-    fn mmap();
-    fn munmap();
-    fn mremap();
-    fn mprotect();
-    fn pkey_mprotect();
-    fn madvise();
-    fn posix_madvise();
-    fn brk();
-    fn mlock();
-    fn mlock2();
-    fn munlock();
-    fn mlockall();
-    fn munlockall();
-    fn sigaltstack();
-    fn clone();
-    fn _Fork();
-    fn syscall();
-}
+/// Instructions between load and trap that a stub has room for.
+const BETWEEN_MAX: usize = 16;
 
 /// One of those defined by [`entry!`].
 type Entry = extern "C" fn();
 
-/// Function, how far its site may be, and the number of its call.
-type Target = (unsafe extern "C" fn(), usize, u32);
+/// Address of a function of libc's; 0 where libc does not have it. As a plain reference it would
+/// keep the object from being loaded there: glibc before 2.34 has no `_Fork`, musl no
+/// `pkey_mprotect`.
+macro_rules! address_of {
+    ($function:ident) => {{
+        let address: usize;
+        // SAFETY: it reads an entry that the dynamic linker has filled.
+        unsafe {
+            core::arch::asm!(
+                concat!(".weak ", stringify!($function)),
+                concat!("mov {}, [rip + ", stringify!($function), "@GOTPCREL]"),
+                out(reg) address,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+        address
+    }};
+}
+pub(crate) use address_of;
 
-const TARGETS: [Target; 17] = [
-    (mmap, FUNCTION_REACH, k::__NR_mmap),
-    (munmap, FUNCTION_REACH, k::__NR_munmap),
-    (mremap, FUNCTION_REACH, k::__NR_mremap),
-    (mprotect, FUNCTION_REACH, k::__NR_mprotect),
-    (pkey_mprotect, FUNCTION_REACH, k::__NR_pkey_mprotect),
-    (madvise, FUNCTION_REACH, k::__NR_madvise),
-    (posix_madvise, FUNCTION_REACH, k::__NR_madvise),
-    (brk, FUNCTION_REACH, k::__NR_brk),
-    (mlock, FUNCTION_REACH, k::__NR_mlock),
-    (mlock2, FUNCTION_REACH, k::__NR_mlock2),
-    (munlock, FUNCTION_REACH, k::__NR_munlock),
-    (mlockall, FUNCTION_REACH, k::__NR_mlockall),
-    (munlockall, FUNCTION_REACH, k::__NR_munlockall),
-    (sigaltstack, FUNCTION_REACH, k::__NR_sigaltstack),
-    (clone, FUNCTION_REACH, k::__NR_clone),
-    (clone, CLONE3_REACH, k::__NR_clone3),
-    (_Fork, FUNCTION_REACH, k::__NR_clone),
-];
+/// Function, how far its site may be, and the number of its call.
+type Target = (usize, usize, u32);
+
+fn targets() -> [Target; 18] {
+    [
+        (address_of!(mmap), FUNCTION_REACH, k::__NR_mmap),
+        (address_of!(munmap), FUNCTION_REACH, k::__NR_munmap),
+        (address_of!(mremap), FUNCTION_REACH, k::__NR_mremap),
+        (address_of!(mprotect), FUNCTION_REACH, k::__NR_mprotect),
+        (address_of!(pkey_mprotect), FUNCTION_REACH, k::__NR_pkey_mprotect),
+        (address_of!(madvise), FUNCTION_REACH, k::__NR_madvise),
+        (address_of!(posix_madvise), FUNCTION_REACH, k::__NR_madvise),
+        (address_of!(brk), FUNCTION_REACH, k::__NR_brk),
+        (address_of!(mlock), FUNCTION_REACH, k::__NR_mlock),
+        (address_of!(mlock2), FUNCTION_REACH, k::__NR_mlock2),
+        (address_of!(munlock), FUNCTION_REACH, k::__NR_munlock),
+        (address_of!(mlockall), FUNCTION_REACH, k::__NR_mlockall),
+        (address_of!(munlockall), FUNCTION_REACH, k::__NR_munlockall),
+        (address_of!(sigaltstack), FUNCTION_REACH, k::__NR_sigaltstack),
+        (address_of!(clone), FUNCTION_REACH, k::__NR_clone),
+        (address_of!(clone), CLONE3_REACH, k::__NR_clone3),
+        (address_of!(_Fork), FUNCTION_REACH, k::__NR_clone),
+        // That of musl.
+        (address_of!(_Fork), FUNCTION_REACH, k::__NR_fork),
+    ]
+}
+
+/// Whether the C library is glibc. In another one every site is amid other code.
+pub fn is_glibc() -> bool {
+    address_of!(gnu_get_libc_version) != 0
+}
 
 /// Replaces all sites. What is not found is left to userfaultfd's events.
 pub fn install(inline: bool) {
-    let Some(mut stubs) = Stubs::near(mmap as *const () as usize) else { return };
+    let libc = address_of!(mmap);
+    if libc == 0 {
+        return;
+    }
+    let Some(mut stubs) = Stubs::near(libc) else { return };
     // Found first: each changed page becomes a mapping of its own.
-    let text = if inline { text_around(mmap as *const () as usize) } else { 0..0 };
-    for (function, reach, number) in TARGETS {
-        if let Some(site) = find(function as *const () as usize, reach, load_of(number)) {
-            stubs.redirect(site, common_entry);
+    let text = if inline { text_around(libc) } else { 0..0 };
+    let entry = if is_glibc() { common_entry } else { careful_entry };
+    for (function, reach, number) in targets() {
+        if let Some(site) = find(function, reach, load_of(number)) {
+            stubs.redirect(&site, entry);
         }
     }
-    if let Some(site) = find(syscall as *const () as usize, FUNCTION_REACH, LOAD_LAST_ARGUMENT) {
-        stubs.redirect(site, common_entry);
+    if let Some(site) = find(address_of!(syscall), FUNCTION_REACH, LOAD_LAST_ARGUMENT) {
+        stubs.redirect(&site, entry);
     }
-    futex_sites::redirect_all(&mut stubs);
+    if is_glibc() {
+        futex_sites::redirect_all(&mut stubs);
+    }
     redirect_signal_calls(&mut stubs, text);
     stubs.seal();
 }
@@ -121,7 +141,7 @@ fn redirect_signal_calls(stubs: &mut Stubs, text: Range<usize>) {
         if code & MASK == ANY
             && matches!(u32::from(number), k::__NR_rt_sigaction | k::__NR_rt_sigprocmask)
         {
-            stubs.redirect(site, careful_entry);
+            stubs.redirect(&Site { load: site, between: 0 }, careful_entry);
         }
     }
 }
@@ -145,13 +165,58 @@ fn load_of(number: u32) -> [u8; LOAD_BYTES] {
     load
 }
 
-/// The seven bytes of a call, which begin with `load`, within `reach` bytes of a function.
-fn find(function: usize, reach: usize, load: [u8; LOAD_BYTES]) -> Option<usize> {
-    let mut pattern = [0, 0, 0, 0, 0, 0x0f, 0x05];
-    pattern[..LOAD_BYTES].copy_from_slice(&load);
+/// A system call in libc's code.
+#[derive(Clone, Copy)]
+struct Site {
+    /// Where `load` is.
+    load: usize,
+    /// Bytes of the instructions between it and the trap.
+    between: usize,
+}
+
+impl Site {
+    fn end(&self) -> usize {
+        self.load + SITE_BYTES + self.between
+    }
+}
+
+/// The call that begins with `load`, within `reach` bytes of a function.
+fn find(function: usize, reach: usize, load: [u8; LOAD_BYTES]) -> Option<Site> {
+    if function == 0 {
+        return None;
+    }
     // SAFETY: libc's text goes on for far longer than the reach behind each of these functions.
     let code = unsafe { core::slice::from_raw_parts(function as *const u8, reach) };
-    code.windows(SITE_BYTES).position(|window| window == pattern).map(|at| function + at)
+    let loads = code.windows(LOAD_BYTES).enumerate().filter(|(_, window)| *window == load);
+    loads
+        .filter_map(|(at, _)| {
+            let between = before_trap(&code[at + LOAD_BYTES..])?;
+            Some(Site { load: function + at, between })
+        })
+        .next()
+}
+
+/// Bytes before the trap, if they are instructions that give the same result anywhere: their
+/// operands are 64-bit registers and constants.
+fn before_trap(code: &[u8]) -> Option<usize> {
+    const REX_W: u8 = 0x48;
+    let mut at = 0;
+    while at <= BETWEEN_MAX {
+        at += match *code.get(at..)? {
+            [0x0f, 0x05, ..] => return Some(at),
+            [rex, opcode, operands, ..] if rex & 0xf8 == REX_W && operands >= 0xc0 => {
+                match opcode {
+                    // mov, sub, xor
+                    0x89 | 0x8b | 0x29 | 0x31 => 3,
+                    // add, and, sub, with a constant of four bytes
+                    0x81 => 7,
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+    }
+    None
 }
 
 /// Memory for stubs within reach of a relative jump.
@@ -197,21 +262,22 @@ impl Stubs {
         Some(stub)
     }
 
-    /// Makes a stub for a site, and the site jump to it.
-    fn redirect(&mut self, site: usize, entry: Entry) {
-        if is_redirected(site) {
+    /// Makes a stub for a site, and the site jump to it. What is behind the load stays: code that
+    /// jumped there would make the call without its hook.
+    fn redirect(&mut self, site: &Site, entry: Entry) {
+        if is_redirected(site.load) {
             return;
         }
         let Some(stub) = self.add(|stub| stub_code(stub, site, entry)) else { return };
-        let mut jump = [0xe9, 0, 0, 0, 0, 0x66, 0x90];
-        jump[1..5].copy_from_slice(&relative(site + 5, stub));
-        let page = site & !(PAGE - 1);
-        let len = (site + SITE_BYTES).next_multiple_of(PAGE) - page;
-        // SAFETY: nobody else runs yet, and the seven bytes are the ones that were found. Until
+        let mut jump = [0xe9, 0, 0, 0, 0];
+        jump[1..].copy_from_slice(&relative(site.load + LOAD_BYTES, stub));
+        let page = site.load & !(PAGE - 1);
+        let len = (site.load + LOAD_BYTES).next_multiple_of(PAGE) - page;
+        // SAFETY: nobody else runs yet, and the bytes are the ones that were found. Until
         // all stubs are sealed the jump is not taken: we make our own system calls.
         unsafe {
             if memory::protect(page, len, memory::READ_WRITE).is_ok() {
-                core::ptr::copy_nonoverlapping(jump.as_ptr(), site as *mut u8, jump.len());
+                core::ptr::copy_nonoverlapping(jump.as_ptr(), site.load as *mut u8, jump.len());
             }
             // If the text could not be made executable again nothing would run; it was before.
             let _ = memory::protect(page, len, k::PROT_READ | k::PROT_EXEC);
@@ -236,22 +302,26 @@ fn relative(from: usize, to: usize) -> [u8; 4] {
 
 /// ```text
 ///  0  b8 imm32             mov eax, number   ; the site's own first instruction
-///  5  48 8d 0d 06 00 00 00 lea rcx, [rip + 6]      ; the call below
-/// 12  ff 25 0a 00 00 00    jmp [rip + 10]          ; the entry
-/// 18  0f 05                syscall                 ; Next::Call comes here
-/// 20  e9 rel32             jmp site + 7            ; Next::Return comes here
-/// 28  imm64                address of the entry
+///  5  ..                                     ; and those between it and the trap, n bytes in all
+///  n  48 8d 0d 06 00 00 00 lea rcx, [rip + 6]      ; the call below
+///  7  ff 25 rel32          jmp [rip + rel]         ; the entry
+/// 13  0f 05                syscall                 ; Next::Call comes here
+/// 15  e9 rel32             jmp behind the trap     ; Next::Return comes here
+/// 56  imm64                address of the entry    ; from the stub's start
 /// ```
-fn stub_code(stub: usize, site: usize, entry: Entry) -> [u8; STUB_BYTES] {
+fn stub_code(stub: usize, site: &Site, entry: Entry) -> [u8; STUB_BYTES] {
+    const ENTRY: usize = STUB_BYTES - 8;
+    const _: () = assert!(LOAD_BYTES + BETWEEN_MAX + 20 <= ENTRY);
     let mut code = [0x90; STUB_BYTES];
+    let n = LOAD_BYTES + site.between;
     // SAFETY: the site was found to be libc's code.
-    let load = unsafe { core::slice::from_raw_parts(site as *const u8, LOAD_BYTES) };
-    code[..LOAD_BYTES].copy_from_slice(load);
-    code[5..12].copy_from_slice(&[0x48, 0x8d, 0x0d, 6, 0, 0, 0]);
-    code[12..18].copy_from_slice(&[0xff, 0x25, 10, 0, 0, 0]);
-    code[18..21].copy_from_slice(&[0x0f, 0x05, 0xe9]);
-    code[21..25].copy_from_slice(&relative(stub + 25, site + SITE_BYTES));
-    code[28..36].copy_from_slice(&(entry as *const () as usize).to_le_bytes());
+    let own = unsafe { core::slice::from_raw_parts(site.load as *const u8, n) };
+    code[..n].copy_from_slice(own);
+    code[n..n + 9].copy_from_slice(&[0x48, 0x8d, 0x0d, 6, 0, 0, 0, 0xff, 0x25]);
+    code[n + 9..n + 13].copy_from_slice(&relative(n + 13, ENTRY));
+    code[n + 13..n + 16].copy_from_slice(&[0x0f, 0x05, 0xe9]);
+    code[n + 16..n + 20].copy_from_slice(&relative(stub + n + 20, site.end()));
+    code[ENTRY..].copy_from_slice(&(entry as *const () as usize).to_le_bytes());
     code
 }
 

@@ -18,7 +18,7 @@
 use linux_raw_sys::general as k;
 use vswap_pager::sys::memory;
 
-use super::{LOAD_BYTES, PAGE, STUB_BYTES, Stubs, careful_entry, relative};
+use super::{LOAD_BYTES, PAGE, STUB_BYTES, Stubs, address_of, careful_entry, relative};
 use crate::futex;
 
 /// Text that is searched before and behind the exported functions. `__futex_lock_pi64` is not
@@ -40,11 +40,6 @@ const CLEAR: [u8; 2] = [0x31, 0xd2];
 const TRAP: [u8; 2] = [0x0f, 0x05];
 const _: () = assert!(k::__NR_futex <= 0xff);
 
-unsafe extern "C" {
-    fn pthread_mutex_lock();
-    fn pthread_mutex_unlock();
-}
-
 /// Where a load is, and the trap behind it.
 #[derive(Clone, Copy)]
 struct Site {
@@ -54,8 +49,11 @@ struct Site {
 
 /// Makes all sites that are found jump to stubs.
 pub fn redirect_all(stubs: &mut Stubs) {
-    let (lock, unlock) =
-        (pthread_mutex_lock as *const () as usize, pthread_mutex_unlock as *const () as usize);
+    // Before glibc 2.34 they are in a library of their own, which need not be there.
+    let (lock, unlock) = (address_of!(pthread_mutex_lock), address_of!(pthread_mutex_unlock));
+    if lock == 0 || unlock == 0 {
+        return;
+    }
     if lock.abs_diff(unlock) > BETWEEN_MAX {
         return;
     }
