@@ -13,7 +13,7 @@
 //! | swap devices | [`io`], [`swap`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`proactive`], [`shortage`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
-//! | threads of the program | [`hook_stack`], [`mapping`], [`exclude`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
+//! | threads of the program | [`hook_stack`], [`mapping`], [`locking`], [`exclude`], [`exec`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
 
 pub mod address;
@@ -32,6 +32,7 @@ pub mod engine;
 pub mod entry_batch;
 pub mod events;
 pub mod exclude;
+pub mod exec;
 pub mod fault;
 pub mod fork;
 pub mod handler;
@@ -40,6 +41,7 @@ pub mod inline;
 pub mod io;
 pub mod link;
 pub mod lock;
+pub mod locking;
 pub mod mailbox;
 pub mod mapping;
 pub mod pager;

@@ -19,7 +19,7 @@ use crate::run_page::Counter;
 use crate::swap::SWAP_DEVICES;
 use crate::sys::{Errno, arch, memory, result};
 use crate::table::PageState;
-use crate::{adopt, commit, events, exclude, start};
+use crate::{adopt, commit, events, exclude, locking, start};
 
 /// Step in which memory is populated on behalf of MAP_POPULATE, in bytes.
 const POPULATE_STEP: usize = 1 << 20;
@@ -73,8 +73,8 @@ pub fn on_call(engine: &Engine, call: Call) -> isize {
         k::__NR_mprotect | k::__NR_pkey_mprotect => on_mprotect(engine, call),
         k::__NR_madvise => on_madvise(engine, call),
         k::__NR_brk => on_brk(engine, call),
-        k::__NR_mlock | k::__NR_mlock2 | k::__NR_munlock => on_mlock(engine, call),
-        k::__NR_mlockall | k::__NR_munlockall => on_mlockall(engine, call),
+        k::__NR_mlock | k::__NR_mlock2 | k::__NR_munlock => locking::on_mlock(engine, call),
+        k::__NR_mlockall | k::__NR_munlockall => locking::on_mlockall(engine, call),
         k::__NR_sigaltstack => on_sigaltstack(engine, call),
         _ => call.pass(),
     };
@@ -98,7 +98,7 @@ pub fn is_stack(flags: u32) -> bool {
 fn on_mmap(engine: &Engine, mut call: Call) -> isize {
     let [address, len, prot, flags, ..] = call.args;
     let (prot, flags) = (prot as u32, flags as u32);
-    let pageable = is_pageable(flags);
+    let pageable = is_pageable(flags) && !memory::new_is_locked();
     let beyond = pageable && commit::concerns(flags, prot) && !start::may_commit(engine, len);
     // A fault that is resolved inline does not reach the pager, which grants chunks.
     let inline = engine.inline.load(Ordering::Relaxed);
@@ -451,35 +451,6 @@ fn on_brk(engine: &Engine, call: Call) -> isize {
 fn program_break(address: usize) -> usize {
     // SAFETY: asking for break 0 changes nothing.
     unsafe { crate::syscall!(k::__NR_brk, address) as usize }
-}
-
-fn on_mlock(engine: &Engine, call: Call) -> isize {
-    let [address, len, ..] = call.args;
-    // The kernel brings the pages in through ordinary faults, so no lock may be held.
-    let value = call.pass();
-    if engine.phase() == Phase::Active && value == 0 {
-        let locked = call.number as u32 != k::__NR_munlock;
-        let mut maps = engine.lock_maps();
-        let closed = engine.gate.close();
-        let _ = engine
-            .regions_mut(&mut maps, &closed)
-            .change(PageRange::touching(address, len), |attributes| attributes.locked = locked);
-    }
-    value
-}
-
-fn on_mlockall(engine: &Engine, call: Call) -> isize {
-    let value = call.pass();
-    if engine.phase() == Phase::Active && value == 0 {
-        let locked = call.number as u32 == k::__NR_mlockall;
-        let mut maps = engine.lock_maps();
-        let closed = engine.gate.close();
-        let all = PageRange { start: PageNumber(0), end: PageNumber(usize::MAX / PAGE_SIZE) };
-        let _ = engine
-            .regions_mut(&mut maps, &closed)
-            .change(all, |attributes| attributes.locked = locked);
-    }
-    value
 }
 
 /// The kernel writes signal frames to an alternate stack where a fault may not be served.

@@ -9,13 +9,27 @@ pub struct Line<const N: usize> {
     len: usize,
 }
 
+impl<const N: usize> Default for Line<N> {
+    fn default() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+}
+
 impl<const N: usize> Line<N> {
     /// The formatted text.
     pub fn format(arguments: fmt::Arguments<'_>) -> Self {
-        let mut line = Self { bytes: [0; N], len: 0 };
+        let mut line = Self::default();
         // A full line is the only error, and it is what the type is for.
         let _ = fmt::write(&mut line, arguments);
         line
+    }
+
+    /// Appends bytes; `false` if there is not enough room for all of them.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        let part = &bytes[..bytes.len().min(N - self.len)];
+        self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
+        part.len() == bytes.len()
     }
 
     /// The bytes of the text.
@@ -33,11 +47,7 @@ impl<const N: usize> Line<N> {
 
 impl<const N: usize> fmt::Write for Line<N> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = N - self.len;
-        let part = &text.as_bytes()[..text.len().min(room)];
-        self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
-        self.len += part.len();
-        if part.len() == text.len() { Ok(()) } else { Err(fmt::Error) }
+        if self.push(text.as_bytes()) { Ok(()) } else { Err(fmt::Error) }
     }
 }
 

@@ -49,8 +49,28 @@ impl NewDevice {
     }
 }
 
+/// First byte of what somebody says instead of a hello: it is about to become a program that cannot
+/// be paged. An [`Unmanaged`] follows, and the program's path. The answer is the connection's end.
+pub const UNMANAGED: u8 = 6;
+
 /// Longest packet in bytes.
 pub const PACKET_MAX: usize = 512;
+
+/// Why a program inside a tree cannot be paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmanaged {
+    /// It has no dynamic linker.
+    Static = 0,
+    /// It is of another architecture, or of 32 bits.
+    Foreign = 1,
+    /// It gains privileges, and its dynamic linker ignores `LD_PRELOAD`.
+    Privileged = 2,
+}
+
+impl Unmanaged {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Static, Self::Foreign, Self::Privileged];
+}
 
 /// What a member says first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

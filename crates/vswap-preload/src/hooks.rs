@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use linux_raw_sys::general as k;
 use vswap_pager::engine::{Phase, engine};
 use vswap_pager::mapping::{self, Call};
-use vswap_pager::{exclude, fork, hook_stack, signals, start};
+use vswap_pager::{exclude, exec, fork, hook_stack, signals, start};
 
 use crate::futex;
 
@@ -38,6 +38,10 @@ pub fn install(inline: bool) {
 pub fn on_call(call: Call, result: &mut isize) -> Next {
     match call.number as u32 {
         k::__NR_clone | k::__NR_clone3 | FORK => on_clone(call, result),
+        k::__NR_execve => {
+            *result = exec::on_exec(engine(), &call);
+            Next::Return
+        }
         _ if futex::cannot_fault(&call) => {
             *result = futex::on_call(&call);
             Next::Return

@@ -122,6 +122,10 @@ pub fn install(inline: bool) {
         stubs.redirect(&site, entry);
     }
     if is_glibc() {
+        // In musl's posix_spawn the child has a stack of 5 KiB.
+        if let Some(site) = find(address_of!(execve), FUNCTION_REACH, load_of(k::__NR_execve)) {
+            stubs.redirect(&site, entry);
+        }
         futex_sites::redirect_all(&mut stubs);
     }
     redirect_signal_calls(&mut stubs, text);
@@ -187,13 +191,11 @@ fn find(function: usize, reach: usize, load: [u8; LOAD_BYTES]) -> Option<Site> {
     }
     // SAFETY: libc's text goes on for far longer than the reach behind each of these functions.
     let code = unsafe { core::slice::from_raw_parts(function as *const u8, reach) };
-    let loads = code.windows(LOAD_BYTES).enumerate().filter(|(_, window)| *window == load);
-    loads
-        .filter_map(|(at, _)| {
-            let between = before_trap(&code[at + LOAD_BYTES..])?;
-            Some(Site { load: function + at, between })
-        })
-        .next()
+    let mut loads = code.windows(LOAD_BYTES).enumerate().filter(|(_, window)| *window == load);
+    loads.find_map(|(at, _)| {
+        let between = before_trap(&code[at + LOAD_BYTES..])?;
+        Some(Site { load: function + at, between })
+    })
 }
 
 /// Bytes before the trap, if they are instructions that give the same result anywhere: their

@@ -24,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_s
 use vswap_pager::config::SocketName;
 use vswap_pager::run_devices::RunDevice;
 use vswap_pager::run_page::{MEMBERS_MAX, Member, MemberState, RunPage};
-use vswap_pager::wire::{self, Hello, NewDevice, Welcome};
+use vswap_pager::wire::{self, Hello, NewDevice, Unmanaged, Welcome};
 
 use super::swap::{Device, Devices};
 use super::totals::Totals;
@@ -66,6 +66,8 @@ pub struct Members {
     connections: Vec<Connection>,
     ended: Totals,
     joined: u64,
+    /// What was said of programs that cannot be paged.
+    told: Vec<Unmanaged>,
 }
 
 struct Connection {
@@ -110,7 +112,8 @@ impl Members {
             .context("cannot bind the socket")?;
         listen(&listener, MEMBERS_MAX as i32).context("cannot listen on the socket")?;
         let (connections, ended) = (Vec::new(), Totals::default());
-        Ok(Self { listener, name, page, memfd, devices, connections, ended, joined: 0 })
+        let told = Vec::new();
+        Ok(Self { listener, name, page, memfd, devices, connections, ended, joined: 0, told })
     }
 
     /// Where members connect to.
@@ -283,6 +286,10 @@ impl Members {
                 Some(hello) => return self.welcome(index, &hello, fd),
                 None => return false,
             },
+            (Stage::Stranger, Some(&wire::UNMANAGED)) => {
+                news.extend(self.tell_unmanaged(&bytes[1..]));
+                return false;
+            }
             (Stage::Member { said_bye, .. }, Some(&wire::BYE)) => *said_bye = true,
             (Stage::Member { .. }, Some(&wire::MESSAGE)) => {
                 news.push(News::Line(text(&bytes[1..])));
@@ -293,6 +300,25 @@ impl Members {
             _ => return false,
         }
         true
+    }
+
+    /// A line about a program that cannot be paged, if it is the first of its kind.
+    fn tell_unmanaged(&mut self, bytes: &[u8]) -> Option<News> {
+        let (&kind, path) = bytes.split_first()?;
+        let kind = *Unmanaged::ALL.get(usize::from(kind))?;
+        if self.told.contains(&kind) {
+            return None;
+        }
+        self.told.push(kind);
+        let what = match kind {
+            Unmanaged::Static => "is a static program",
+            Unmanaged::Foreign => "is a 32-bit or foreign program",
+            Unmanaged::Privileged => "gains privileges",
+        };
+        let path = text(path);
+        Some(News::Line(format!(
+            "{path} {what}: it runs unmanaged, beyond the budget; others of its kind are not named"
+        )))
     }
 
     /// Makes a member of a stranger. If there is no slot the connection is closed, and the process

@@ -106,8 +106,10 @@ static void *work(void *argument)
 			}
 		}
 		held += block->size;
+#ifdef __GLIBC__
 		if (step % 8192 == 8191)
 			malloc_trim(0);
+#endif
 	}
 	for (uint64_t i = 0; i < SLOTS; i++) {
 		if (blocks[i].data != NULL)

@@ -45,6 +45,47 @@ pub fn open(path: &core::ffi::CStr, flags: u32) -> Result<Fd, Errno> {
     result(fd).map(|fd| Fd(fd as i32))
 }
 
+/// The same with a pointer that may be bad.
+///
+/// # Errors
+/// As open(2).
+///
+/// # Safety
+/// None of memory: the kernel checks the pointer. If it succeeds, it has read a C string there.
+pub unsafe fn open_at(path: *const core::ffi::c_char, flags: u32) -> Result<Fd, Errno> {
+    // SAFETY: the kernel checks the pointer; no other memory is passed.
+    let fd = unsafe { syscall!(k::__NR_openat, k::AT_FDCWD, path, flags | k::O_CLOEXEC) };
+    result(fd).map(|fd| Fd(fd as i32))
+}
+
+/// Whether a program in this file would get rights that this process does not have.
+pub fn changes_credentials(fd: i32) -> bool {
+    const CAPABILITIES: &core::ffi::CStr = c"security.capability";
+    // SAFETY: all-zero bytes are a valid stat.
+    let mut found: k::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: the structure is valid for writes; the other calls take numbers, or a constant.
+    let (status, user, group, kept) = unsafe {
+        (
+            syscall!(k::__NR_fstat, fd, &raw mut found),
+            syscall!(k::__NR_geteuid) as u32,
+            syscall!(k::__NR_getegid) as u32,
+            syscall!(k::__NR_prctl, linux_raw_sys::prctl::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1,
+        )
+    };
+    if status != 0 || kept {
+        return false;
+    }
+    // As the kernel has it: without the group's execute bit, setgid means something else.
+    let setgid = k::S_ISGID | k::S_IXGRP;
+    let mode = found.st_mode;
+    let changes_user = mode & k::S_ISUID != 0 && found.st_uid != user;
+    let changes_group = mode & setgid == setgid && found.st_gid != group;
+    // SAFETY: a constant name, and no room for a value.
+    let has_capabilities =
+        || unsafe { syscall!(k::__NR_fgetxattr, fd, CAPABILITIES.as_ptr(), 0, 0) > 0 };
+    changes_user || changes_group || (user != 0 && has_capabilities())
+}
+
 /// Reads at the file's position; returns the bytes read.
 ///
 /// # Errors

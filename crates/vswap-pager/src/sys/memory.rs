@@ -1,16 +1,35 @@
 //! Address space of the engine itself, and advice on the program's.
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::general as k;
 
-use super::{Errno, result};
+use super::{Errno, result, task};
 use crate::syscall;
 
 /// Protection of a mapping: the PROT_ bits.
 pub const READ_WRITE: u32 = k::PROT_READ | k::PROT_WRITE;
 
-/// Maps private anonymous memory.
+/// The process that has the kernel lock all memory that it maps from now on, or 0. Its children do
+/// not inherit that, but this word.
+static LOCKS_NEW: AtomicU32 = AtomicU32::new(0);
+
+/// Whether new memory is locked (MCL_FUTURE).
+pub fn new_is_locked() -> bool {
+    // Relaxed: a mapping that another thread makes during the program's mlockall may come before it
+    // or after it.
+    let process = LOCKS_NEW.load(Ordering::Relaxed);
+    process != 0 && process == task::process_id()
+}
+
+/// Notes whether new memory is locked.
+pub fn set_new_is_locked(locked: bool) {
+    LOCKS_NEW.store(if locked { task::process_id() } else { 0 }, Ordering::Relaxed);
+}
+
+/// Maps private anonymous memory, which is not locked: it is the engine's, and its pages are moved
+/// and dropped.
 ///
 /// # Errors
 /// As mmap(2).
@@ -18,6 +37,10 @@ pub fn map_anonymous(len: usize, prot: u32) -> Result<NonNull<u8>, Errno> {
     let flags = k::MAP_PRIVATE | k::MAP_ANONYMOUS | k::MAP_NORESERVE;
     // SAFETY: the kernel chooses the place, so no existing mapping changes.
     let address = result(unsafe { syscall!(k::__NR_mmap, 0, len, prot, flags, -1isize, 0) })?;
+    if new_is_locked() {
+        // SAFETY: nobody knows the range yet.
+        unsafe { syscall!(k::__NR_munlock, address, len) };
+    }
     NonNull::new(address as *mut u8).ok_or(Errno::ENOMEM)
 }
 
