@@ -1,6 +1,9 @@
 //! Memory that is never paged, though it lies in a mapping that is: thread control blocks and
 //! stacks that the program allocated itself, and alternate signal stacks. The kernel touches them
-//! where a fault cannot be served; with a control block evicted, `pthread_join` hung for ever.
+//! where a fault cannot be served; with a control block evicted, `pthread_join` hung for ever. And
+//! memory whose faults the program wants to serve itself.
+
+use vswap_core::page::PAGE_SIZE;
 
 use crate::address::PageRange;
 use crate::engine::{Engine, Phase};
@@ -47,6 +50,18 @@ pub fn exclude(engine: &Engine, range: PageRange) {
         if engine.regions_mut(&mut maps, &closed).remove(part).is_err() {
             return;
         }
+    }
+}
+
+/// Excludes what the program is about to register with a userfaultfd of its own: a mapping has one.
+/// Bit by bit, since it may be much, and all of it is resident from now on.
+pub fn own_userfaultfd(engine: &Engine, start: usize, len: usize) {
+    const STEP: usize = 1 << 20;
+    if !start.is_multiple_of(PAGE_SIZE) || start.checked_add(len).is_none() {
+        return;
+    }
+    for from in (start..start + len).step_by(STEP) {
+        exclude(engine, PageRange::touching(from, STEP.min(start + len - from)));
     }
 }
 

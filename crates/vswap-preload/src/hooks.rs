@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as k;
+use linux_raw_sys::ioctl::UFFDIO_REGISTER;
 use vswap_pager::engine::{Phase, engine};
 use vswap_pager::mapping::{self, Call};
 use vswap_pager::{exclude, exec, fork, hook_stack, signals, start};
@@ -41,6 +42,16 @@ pub fn on_call(call: Call, result: &mut isize) -> Next {
         k::__NR_execve => {
             *result = exec::on_exec(engine(), &call);
             Next::Return
+        }
+        k::__NR_ioctl => {
+            if call.args[1] as u32 == UFFDIO_REGISTER {
+                // SAFETY: the kernel is about to read this structure, which begins with a range.
+                let mut range = unsafe { *(call.args[2] as *const [u64; 2]) };
+                hook_stack::run(&mut range, |&mut [start, len]| {
+                    exclude::own_userfaultfd(engine(), start as usize, len as usize);
+                });
+            }
+            Next::Call
         }
         _ if futex::cannot_fault(&call) => {
             *result = futex::on_call(&call);

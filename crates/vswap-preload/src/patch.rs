@@ -74,7 +74,7 @@ pub(crate) use address_of;
 /// Function, how far its site may be, and the number of its call.
 type Target = (usize, usize, u32);
 
-fn targets() -> [Target; 18] {
+fn targets() -> [Target; 19] {
     [
         (address_of!(mmap), FUNCTION_REACH, k::__NR_mmap),
         (address_of!(munmap), FUNCTION_REACH, k::__NR_munmap),
@@ -89,6 +89,7 @@ fn targets() -> [Target; 18] {
         (address_of!(munlock), FUNCTION_REACH, k::__NR_munlock),
         (address_of!(mlockall), FUNCTION_REACH, k::__NR_mlockall),
         (address_of!(munlockall), FUNCTION_REACH, k::__NR_munlockall),
+        (address_of!(ioctl), FUNCTION_REACH, k::__NR_ioctl),
         (address_of!(sigaltstack), FUNCTION_REACH, k::__NR_sigaltstack),
         (address_of!(clone), FUNCTION_REACH, k::__NR_clone),
         (address_of!(clone), CLONE3_REACH, k::__NR_clone3),

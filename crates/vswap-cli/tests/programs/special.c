@@ -236,6 +236,12 @@ static void robust_mutexes(void)
 	verify("where mutexes were");
 }
 
+/* Dies with everything evicted. */
+static void dies(void)
+{
+	abort();
+}
+
 /* Grows until the limit of its address space, and uses what it got. */
 static void address_space(void)
 {
@@ -271,6 +277,7 @@ int main(int argc, char **argv)
 		{ "huge-pages", huge_pages },
 		{ "no-huge-pages", no_huge_pages },
 		{ "robust-mutexes", robust_mutexes },
+		{ "abort", dies },
 		{ "address-space", address_space },
 	};
 	REQUIRE(argc > 1);

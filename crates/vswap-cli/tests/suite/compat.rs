@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::job::scratch;
+use crate::support::stats::Stats;
 use crate::support::{Job, Outcome, Vswap, skipped};
 use table::{Cells, Fares};
 
@@ -133,8 +134,8 @@ fn fares(plain: &Outcome, paged: &Outcome) -> Fares {
         paged.describe(),
         plain.describe()
     );
-    let stats = paged.stats();
-    if stats.counter("zswpout") > 0 && stats.counter("zswpin") > 0 {
+    let moved = |stats: &Stats| stats.counter("zswpout") > 0 && stats.counter("zswpin") > 0;
+    if paged.stats.as_ref().is_some_and(moved) {
         return Fares::Works;
     }
     let line = told.unwrap_or_else(|| panic!("quietly not paged: {}", paged.describe()));
@@ -149,11 +150,11 @@ fn without_paths(line: &str) -> String {
     format!("{name} {rest}")
 }
 
-/// A file or directory that vanishes with the test.
+/// A file, link or directory that vanishes with the test.
 struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A directory that any user may enter.
+    /// A directory.
     fn directory() -> Self {
         let scratch = Self(scratch("compat"));
         std::fs::create_dir_all(&scratch.0).expect("a scratch directory");
@@ -174,7 +175,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = if self.0.is_dir() {
+        // A link to a directory is a file here.
+        let _ = if self.0.symlink_metadata().is_ok_and(|found| found.is_dir()) {
             std::fs::remove_dir_all(&self.0)
         } else {
             std::fs::remove_file(&self.0)

@@ -9,6 +9,7 @@
 //! - [`traps`]: mapping calls that no hook sees;
 //! - [`poison`]: pages that cannot be restored;
 //! - [`manners`]: what a program can notice of the pager, which is nothing, and how both end;
+//! - [`compat`]: the rows of docs/compatibility.md;
 //! - [`budget`]: `--ram` holds, seen from outside;
 //! - [`cgroup`]: hard memory limits, and data that does not fit;
 //! - [`inline`]: the inline engine;
@@ -25,6 +26,7 @@
 
 mod budget;
 mod cgroup;
+mod compat;
 mod control;
 mod devices;
 mod differential;

@@ -129,8 +129,7 @@ pub fn record(name: &str, cells: &Cells) {
         return;
     }
     let Cells { version, what, data, budget, fares } = cells;
-    let line =
-        format!("| {name} | {version} | {what} | {data} | {budget} | {} |", fares.cell());
+    let line = format!("| {name} | {version} | {what} | {data} | {budget} | {} |", fares.cell());
     rows.retain(|(other, _)| other != name);
     rows.push((name.to_owned(), line));
     let mut text = HEAD.to_owned();

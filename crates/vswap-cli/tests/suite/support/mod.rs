@@ -11,7 +11,7 @@ pub mod watch;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-pub use job::{Job, Outcome, Vswap};
+pub use job::{Job, Outcome, Running, Vswap};
 pub use program::program;
 
 /// Held shared by every job and exclusively by tests that measure time.
