@@ -4,7 +4,10 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use vswap_core::device::set::DEVICES_MAX;
+use vswap_core::page::PAGE_SIZE;
+use vswap_core::platform::Platform;
 
+use crate::arena::Arena;
 use crate::engine::{Engine, Side};
 use crate::lock::SpinLock;
 use crate::run_page::{MEMBERS_MAX, RUN_PAGE_SIZE, RunPage};
@@ -28,7 +31,8 @@ pub fn join(engine: &Engine, uffd: Option<i32>) -> Result<Joined, Errno> {
     if let Some(joined) = socket.and_then(|socket| introduce(engine, socket, uffd)) {
         return Ok(joined);
     }
-    let page = memory::map_anonymous(RUN_PAGE_SIZE, memory::READ_WRITE)?;
+    // Of the arena: what else is private and anonymous is taken for the program's, and paged.
+    let page = Arena.reserve(RUN_PAGE_SIZE, PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     share(engine, page.cast().as_ptr(), 0);
     if let (Some(run), Some(config)) = (engine.run_page(), engine.config()) {
         run.ram.store(config.ram, Ordering::Relaxed);

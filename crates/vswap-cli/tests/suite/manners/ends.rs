@@ -119,3 +119,21 @@ fn a_program_survives_its_coordinator() {
     let ended = processes::wait_until(Duration::from_secs(5), || !processes::is_alive(program));
     assert!(ended, "it did not end");
 }
+
+/// One whose coordinator it could not reach from its start on (another user, another network
+/// namespace), with all memory that it can find evicted again and again.
+#[test]
+fn a_program_without_a_coordinator_is_paged_by_itself() {
+    let shown = Job::new("printenv", &["LD_PRELOAD"]).under(&Vswap::ram("24M"));
+    let object = String::from_utf8(shown.stdout).expect("a path");
+    let settings = "1;ram=25165824;engine=handoff;codec=lz4;chaos=1;socket=";
+    for (name, arguments) in [("fill", ["96"]), ("forks", ["64"])] {
+        let job = Job::c(name, &arguments);
+        let plain = job.plain();
+        let alone = job.env("LD_PRELOAD", object.trim()).env("VSWAP_RUN", settings).limit(60);
+        let alone = alone.plain();
+        assert_eq!(alone.status, plain.status, "{}", alone.describe());
+        assert_eq!(alone.stdout, plain.stdout, "{}", alone.describe());
+        assert!(alone.max_rss < plain.max_rss / 2, "not paged: {}", alone.describe());
+    }
+}
