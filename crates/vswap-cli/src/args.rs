@@ -84,6 +84,14 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_encrypt: bool,
 
+    /// The most that may be on swap devices, of PROG and its children together
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub swap_max: Option<Size>,
+
+    /// The most RAM that compressed pages may take, of PROG and its children together
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub zswap_max: Option<Size>,
+
     /// Compressor: lz4, zstd, zstd:LEVEL with LEVEL from -7 to 19, or none
     #[arg(long, value_name = "CODEC", default_value = "lz4", value_parser = parse_codec)]
     pub codec: CodecChoice,

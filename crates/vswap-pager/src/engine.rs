@@ -340,7 +340,12 @@ impl Engine {
 
     /// What the pool may grow to.
     pub fn pool_limit(&self) -> usize {
-        self.budget.pool_limit(SWAP_DEVICES.any()) as usize
+        let by_budget = self.budget.pool_limit(SWAP_DEVICES.any());
+        let by_run = match (self.run_page(), self.member()) {
+            (Some(run), Some(member)) => run.pool_max(member),
+            _ => None,
+        };
+        by_run.map_or(by_budget, |max| max.min(by_budget)) as usize
     }
 
     /// Adds to a counter.

@@ -61,6 +61,8 @@ pub enum DiscardBy {
     Ioctl = 2,
 }
 
+const NO_LIMIT: u64 = u64::MAX;
+
 const HAS_HEADER: u32 = 1 << 8;
 const DIRECT: u32 = 1 << 9;
 const DISCARD_MASK: u32 = 3;
@@ -216,6 +218,10 @@ pub struct RunDevices {
     key: [AtomicU64; KEY_WORDS],
     encrypted: AtomicU32,
     processes: AtomicU32,
+    /// Extents that may be leased on all of them, or [`NO_LIMIT`].
+    swap_max: AtomicU64,
+    /// Leases under way.
+    pending: AtomicU32,
     devices: [RunDevice; DEVICES_MAX],
 }
 
@@ -231,14 +237,41 @@ impl RunDevices {
         devices.filter(|(_, device)| device.state() != DeviceState::None)
     }
 
+    /// Limits what members hold on all devices together, in bytes, to whole extents.
+    pub fn set_swap_max(&self, bytes: Option<u64>) {
+        let extents = bytes.map_or(NO_LIMIT, |bytes| bytes >> EXTENT_BYTES_SHIFT);
+        self.swap_max.store(extents, Ordering::Relaxed);
+    }
+
+    /// Leases an extent of a device to a member, if the run may have one more.
+    pub fn lease(&self, number: usize, member: usize) -> Option<Extent> {
+        let max = self.swap_max.load(Ordering::Relaxed);
+        if max == NO_LIMIT {
+            return self.get(number)?.lease(member);
+        }
+        // Counted before it is taken, so that members that lease at once do not exceed it together.
+        let pending = self.pending.fetch_add(1, Ordering::SeqCst) + 1;
+        let held = self.leased() >> EXTENT_BYTES_SHIFT;
+        let extent = (held + u64::from(pending) <= max).then(|| self.get(number)?.lease(member));
+        self.pending.fetch_sub(1, Ordering::SeqCst);
+        extent.flatten()
+    }
+
+    /// Bytes that members hold on all devices.
+    fn leased(&self) -> u64 {
+        self.all().map(|(_, device)| device.leased()).sum()
+    }
+
     /// A number that no device has.
     pub fn free_number(&self) -> Option<usize> {
         self.devices.iter().position(|device| device.state() == DeviceState::None)
     }
 
-    /// Bytes that all devices have.
+    /// Bytes that all devices have, as far as they may be used.
     pub fn limit(&self) -> u64 {
-        self.all().map(|(_, device)| device.limit()).sum()
+        let max = self.swap_max.load(Ordering::Relaxed);
+        let all = self.all().map(|(_, device)| device.limit()).sum();
+        if max == NO_LIMIT { all } else { all.min(max << EXTENT_BYTES_SHIFT) }
     }
 
     /// Bytes up to the end of what was ever leased.

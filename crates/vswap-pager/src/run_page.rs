@@ -286,6 +286,8 @@ impl Member {
 pub struct RunPage {
     /// RAM budget of the tree in bytes; the coordinator may change it.
     pub ram: AtomicU64,
+    /// The most that the pools of the tree may take, in bytes; 0 if only `ram` limits them.
+    pub zswap_max: AtomicU64,
     /// Members ever used: slots at or beyond this index were never handed out.
     pub members_used: AtomicU32,
     /// The members. The coordinator hands out slots.
@@ -317,6 +319,21 @@ impl RunPage {
             }
         }
         others
+    }
+
+    /// What the pool of a member may take of [`zswap_max`](Self::zswap_max): what those of the others
+    /// leave.
+    pub fn pool_max(&self, me: &Member) -> Option<u64> {
+        let max = self.zswap_max.load(Ordering::Relaxed);
+        if max == 0 {
+            return None;
+        }
+        let used = self.members_used.load(Ordering::Acquire) as usize;
+        let others = self.members[..used.min(MEMBERS_MAX)].iter().filter(|member| {
+            !ptr::eq(*member, me)
+                && member.state.load(Ordering::Acquire) == MemberState::Live as u32
+        });
+        Some(max.saturating_sub(others.map(|member| member.gauge(Gauge::Pool)).sum()))
     }
 
     /// Sets the claim of a member that uses `used` bytes, and gives its allowance.

@@ -53,6 +53,8 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
     let (ram, limit) = budget(args)?;
     let (memfd, page) = run_memory::create()?;
     page.ram.store(ram, Ordering::Relaxed);
+    page.devices.set_swap_max(args.swap_max.map(|size| size.0));
+    page.zswap_max.store(args.zswap_max.map_or(0, |size| size.0), Ordering::Relaxed);
     let devices = Devices::open(&args.swap_places()?, args.protection(), &page.devices)?;
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let pressure = args.pressure.as_deref().map(PressureFile::create).transpose()?;

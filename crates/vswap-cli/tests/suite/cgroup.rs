@@ -80,7 +80,8 @@ fn random_data_beyond_the_budget_ends_with_one_line() {
 #[test]
 fn random_data_beyond_the_swap_file_ends_with_one_line() {
     let job = Job::c("fill", &["192", "1", "1", "random"]);
-    let full = "the swap file of 64 MiB is full (64 MiB of it by this process); raise --ram or the \
+    // A page and its header take 9 blocks of the 512 of a cluster: 63 MiB fill it.
+    let full = "the swap space of 64 MiB is full (63 MiB of it by this process); raise --ram or the \
                 size of --swap";
     assert_ended_for_lack_of_room(&job, &Vswap::ram("32M").swap("64M"), full);
 }

@@ -113,6 +113,28 @@ fn what_parent_and_children_leave_on_a_device_comes_back() {
     }
 }
 
+/// D 40 MiB, r 1, B 24 MiB, and too little on the device by its limit.
+#[test]
+fn a_run_takes_no_more_of_its_devices_than_it_may() {
+    let area = Area::new(128);
+    let vswap = Vswap::ram("24M").device(&area.option(0)).option(["--swap-max", "16M"]);
+    let job = random("64");
+    let outcome = job.start_under(&vswap).finish();
+    assert_eq!(outcome.status.code(), Some(137), "{}", outcome.describe());
+    assert!(outcome.stderr.contains("swap space of 16 MiB is full"), "{}", outcome.describe());
+    assert!(area.written() <= 16 * MIB, "{} bytes", area.written());
+    swaps(&random("32"), &vswap);
+}
+
+/// D 96 MiB, r about 13, B 32 MiB: without the limit 7 MiB would be in the pool.
+#[test]
+fn the_pool_takes_no_more_than_it_may() {
+    let vswap = Vswap::ram("32M").swap("128M").option(["--zswap-max", "3M"]);
+    let paged = swaps(&Job::c("fill", &["96", "2", "1"]), &vswap);
+    let pool = paged.stats().peak("pool_bytes");
+    assert!(pool <= 4 * MIB, "{pool} bytes");
+}
+
 /// What `vswap COMMAND PID ARGUMENTS` says; it must succeed.
 fn control(command: &str, run: &Running, arguments: &[&str]) -> String {
     let output = try_control(command, run, arguments);

@@ -60,8 +60,8 @@ impl Leases {
 
 impl ExtentSource for &Leases {
     fn lease(&self) -> Option<Extent> {
-        let (device, member) = self.device()?;
-        device.lease(member)
+        let (run, member) = (engine().run_page()?, engine().member()?);
+        run.devices.lease(self.number, run.number_of(member)?)
     }
 
     fn give_back(&self, extent: Extent) {

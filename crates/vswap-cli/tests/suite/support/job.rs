@@ -62,7 +62,8 @@ impl Vswap {
         self.option(["--swap", text])
     }
 
-    fn option<const N: usize>(mut self, words: [&str; N]) -> Self {
+    /// With more words.
+    pub fn option<const N: usize>(mut self, words: [&str; N]) -> Self {
         self.options.extend(words.map(str::to_owned));
         self
     }
