@@ -376,9 +376,10 @@ fn a_client_that_does_not_read_is_dropped() {
 /// Where no directory can be had, a run goes on without.
 #[test]
 fn a_run_without_a_place_goes_on() {
-    const NOBODY: u32 = 65534;
-    let taken = Path::new("/tmp/vswap-run-65534");
-    if !is_root() || taken.exists() || Path::new("/run/vswap-65534").exists() {
+    // A user without runs in other tests, which would have made the place.
+    const USER: u32 = 64999;
+    let taken = Path::new("/tmp/vswap-run-64999");
+    if !is_root() || Path::new("/run/vswap-64999").exists() {
         return skip(
             "a_run_without_a_place_goes_on",
             "only root can take the place of another user",
@@ -389,18 +390,19 @@ fn a_run_without_a_place_goes_on() {
     let copy = directory.path().join("vswap").to_str().unwrap().to_owned();
     finish(&mut command("cp", &[env!("CARGO_BIN_EXE_vswap"), &copy]));
     // Somebody else's, as another user could make it.
+    let _ = std::fs::remove_dir(taken);
     std::fs::create_dir(taken).unwrap();
     let run = |options: &[&str]| {
         let words = [&["run", "--engine", "inline", "--ram", "64M"], options, &["echo", "ran"]];
         let mut command = command(&copy, &words.concat());
-        finish(command.uid(NOBODY).gid(NOBODY).current_dir("/").env_remove("XDG_RUNTIME_DIR"))
+        finish(command.uid(USER).gid(USER).current_dir("/").env_remove("XDG_RUNTIME_DIR"))
     };
-    let (quiet, verbose) = (run(&["--name", "nobodys"]), run(&["-v"]));
+    let (quiet, verbose) = (run(&["--name", "nowhere"]), run(&["-v"]));
     std::fs::remove_dir(taken).unwrap();
     assert_eq!((quiet.end(), quiet.stdout.as_str(), quiet.stderr.as_str()), (0, "ran\n", ""));
     assert!(verbose.stderr.contains("no control socket"), "{verbose:?}");
     assert!(
-        verbose.stderr.contains("/tmp/vswap-run-65534: belongs to another user"),
+        verbose.stderr.contains("/tmp/vswap-run-64999: belongs to another user"),
         "{verbose:?}"
     );
 }
