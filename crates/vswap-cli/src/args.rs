@@ -96,6 +96,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "CODEC", default_value = "lz4", value_parser = parse_codec)]
     pub codec: CodecChoice,
 
+    /// Compressor for what has been in the pool for long, used while the program leaves the CPU alone:
+    /// zstd:LEVEL, say. What it cannot make smaller stays
+    #[arg(long, value_name = "CODEC", value_parser = parse_cold_codec)]
+    pub cold_codec: Option<CodecChoice>,
+
     /// Who resolves page faults: a pager process (handoff), for any program, or the faulting thread
     /// (inline), faster, for programs that can do with system calls failing on swapped-out buffers
     #[arg(long, value_name = "ENGINE", default_value = "handoff", hide_possible_values = true)]
@@ -338,6 +343,13 @@ fn parse_size(text: &str) -> Result<Size, String> {
 
 fn parse_name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
+}
+
+fn parse_cold_codec(text: &str) -> Result<CodecChoice, String> {
+    match parse_codec(text)? {
+        CodecChoice::None => Err("'none' makes nothing smaller; use zstd:LEVEL".to_owned()),
+        codec => Ok(codec),
+    }
 }
 
 fn parse_codec(text: &str) -> Result<CodecChoice, String> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
-use vswap_pager::config::{CodecChoice, Engine};
+use vswap_pager::config::Engine;
 use vswap_pager::run_page::{Counter, Gauge, RunPage};
 
 use crate::control::About;
@@ -111,7 +111,7 @@ impl<'a> Account<'a> {
             stall_seconds: seconds(totals.counter(Counter::StallNs)),
             ram_bytes: about.config.ram,
             engine: engine_name(about.config.engine),
-            codec: codec_name(about.config.codec),
+            codec: about.config.codec.to_string(),
             swap_limit_bytes: page.devices.limit(),
             swap_leased_bytes: page.devices.reach(),
             pagers,
@@ -228,13 +228,5 @@ fn engine_name(engine: Engine) -> &'static str {
     match engine {
         Engine::Handoff => "handoff",
         Engine::Inline => "inline",
-    }
-}
-
-fn codec_name(codec: CodecChoice) -> String {
-    match codec {
-        CodecChoice::Lz4 => "lz4".to_owned(),
-        CodecChoice::Zstd(level) => format!("zstd:{level}"),
-        CodecChoice::None => "none".to_owned(),
     }
 }

@@ -39,6 +39,8 @@ pub mod device;
 mod entry;
 pub mod error;
 #[cfg(not(loom))]
+pub mod fingerprint;
+#[cfg(not(loom))]
 pub mod group;
 #[cfg(loom)]
 #[path = "slots/header.rs"]

@@ -69,13 +69,18 @@ impl Batch {
     }
 
     /// Takes a sweep off the age of the protected pages: the clock's hand has passed them. They stay
-    /// for so long that their copies are worth less than the memory, so `forget` gets those.
-    pub fn age_protected(&self, leaf: &mut Leaf<'_>, mut forget: impl FnMut(SwapEntry)) {
+    /// for so long that their copies are worth less than the memory, so `forget` gets those; it says whether it
+    /// took them.
+    pub fn age_protected(&self, leaf: &mut Leaf<'_>, mut forget: impl FnMut(SwapEntry) -> bool) {
         for offset in self.protected.iter() {
             let state = leaf.state(offset);
             if let PageState::Cached { entry, protected } = state {
-                leaf.set(offset, PageState::resident(protected));
-                forget(entry);
+                let age = if forget(entry) {
+                    PageState::resident(protected)
+                } else {
+                    PageState::Cached { entry, protected: false }
+                };
+                leaf.set(offset, age);
             }
             if let PageState::Resident { age } = leaf.state(offset) {
                 leaf.set(offset, PageState::Resident { age: age.saturating_sub(1) });
@@ -138,8 +143,14 @@ mod tests {
         leaf.set(8, PageState::Cached { entry: entry(2), protected: true });
         let batch = Batch::choose(&leaf, range(0, LEAF_PAGES), 100, false);
         assert_eq!(batch.span, range(7, 8));
+        batch.age_protected(&mut leaf, |_| false);
+        assert_eq!(leaf.state(8), PageState::Cached { entry: entry(2), protected: false });
+        leaf.set(8, PageState::Cached { entry: entry(2), protected: true });
         let mut forgotten = Vec::new();
-        batch.age_protected(&mut leaf, |entry| forgotten.push(entry));
+        batch.age_protected(&mut leaf, |entry| {
+            forgotten.push(entry);
+            true
+        });
         assert_eq!(forgotten, [entry(2)]);
         assert_eq!(leaf.state(7), PageState::Cached { entry: entry(1), protected: false });
         assert_eq!(leaf.state(8), PageState::Resident { age: 1 });

@@ -41,6 +41,8 @@ pub struct Config {
     pub engine: Engine,
     /// Compressor of the pool.
     pub codec: CodecChoice,
+    /// Compressor for what has been in the pool for long.
+    pub cold_codec: Option<CodecChoice>,
     /// Seed of chaos mode: evict random pages after every mapping call. For tests.
     pub chaos: Option<u64>,
     /// Abstract socket of the coordinator, without the leading NUL. Empty if there is none.
@@ -97,10 +99,9 @@ impl fmt::Display for Config {
             Engine::Handoff => ";engine=handoff",
             Engine::Inline => ";engine=inline",
         })?;
-        match self.codec {
-            CodecChoice::Lz4 => f.write_str(";codec=lz4")?,
-            CodecChoice::Zstd(level) => write!(f, ";codec=zstd:{level}")?,
-            CodecChoice::None => f.write_str(";codec=none")?,
+        write!(f, ";codec={}", self.codec)?;
+        if let Some(codec) = self.cold_codec {
+            write!(f, ";cold={codec}")?;
         }
         if let Some(seed) = self.chaos {
             write!(f, ";chaos={seed}")?;
@@ -123,6 +124,7 @@ impl Config {
             ram: 0,
             engine: Engine::Handoff,
             codec: CodecChoice::Lz4,
+            cold_codec: None,
             chaos: None,
             socket: SocketName { bytes: [0; SOCKET_NAME_MAX], len: 0 },
         };
@@ -144,11 +146,23 @@ impl Config {
                 }
             }
             "codec" => self.codec = CodecChoice::parse(value)?,
+            "cold" => self.cold_codec = Some(CodecChoice::parse(value)?),
             "chaos" => self.chaos = Some(value.parse().ok()?),
             "socket" => self.socket = SocketName::new(value)?,
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for CodecChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lz4 => f.write_str("lz4"),
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+            Self::None => f.write_str("none"),
+        }
     }
 }
 
@@ -180,6 +194,7 @@ mod tests {
             ram: 64 << 20,
             engine: Engine::Inline,
             codec: CodecChoice::Zstd(-1),
+            cold_codec: Some(CodecChoice::Zstd(3)),
             chaos: Some(7),
             socket: SocketName::new("vswap-1-2").unwrap(),
         };

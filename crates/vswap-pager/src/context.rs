@@ -53,11 +53,7 @@ impl Context {
     /// # Errors
     /// [`NoMemory`].
     pub fn new() -> Result<Self, NoMemory> {
-        let codec = match engine().config().map(|config| config.codec) {
-            Some(CodecChoice::Zstd(level)) => CodecKind::Zstd(level),
-            Some(CodecChoice::None) => CodecKind::None,
-            Some(CodecChoice::Lz4) | None => CodecKind::Lz4,
-        };
+        let codec = engine().config().map_or(CodecKind::Lz4, |config| codec_kind(config.codec));
         let worker = engine().space.worker(codec).map_err(|_| NoMemory)?;
         let Some(window) = Arena.reserve(WINDOW_MAX * PAGE_SIZE, PAGE_SIZE) else {
             engine().space.retire(worker);
@@ -90,6 +86,15 @@ impl Context {
     /// Address of page `index` of the window, to copy from.
     pub fn page_address(&self, index: usize) -> *const u8 {
         self.window.as_ptr().wrapping_add(index).cast()
+    }
+}
+
+/// The core's name for a codec.
+pub fn codec_kind(choice: CodecChoice) -> CodecKind {
+    match choice {
+        CodecChoice::Zstd(level) => CodecKind::Zstd(level),
+        CodecChoice::None => CodecKind::None,
+        CodecChoice::Lz4 => CodecKind::Lz4,
     }
 }
 

@@ -10,13 +10,14 @@ use crate::engine::Engine;
 use crate::run_page::{Counter, Member};
 
 /// The core's counters that a member shows; it counts the others itself.
-const PUBLISHED: [(Core, Counter); 10] = [
+const PUBLISHED: [(Core, Counter); 11] = [
     (Core::Zswpout, Counter::Zswpout),
     (Core::Zswpin, Counter::Zswpin),
     (Core::SameFilledOut, Counter::SameFilledOut),
     (Core::Pswpout, Counter::Pswpout),
     (Core::Pswpin, Counter::Pswpin),
     (Core::WrittenBackPages, Counter::WrittenBack),
+    (Core::Recompressed, Counter::Recompressed),
     (Core::PoolLimitHit, Counter::PoolLimitHit),
     (Core::RejectCompressPoor, Counter::RejectCompressPoor),
     (Core::DecompressFail, Counter::DecompressFail),

@@ -32,7 +32,7 @@ use crate::relief::Relief;
 use crate::run_page::{Counter, Member, RunPage};
 use crate::staging::Staging;
 use crate::streams::Streams;
-use crate::swap::SWAP_DEVICES;
+use crate::swap::{SWAP_DEVICES, fingerprints};
 use crate::swap_cache::SwapCache;
 use crate::sys::fd::Fd;
 use crate::sys::uffd::Uffd;
@@ -381,7 +381,10 @@ impl Engine {
 
     /// Bytes that the pager's own tables take.
     pub fn tables_memory(&self) -> u64 {
-        (self.table.memory() + self.swap_cache.memory() + SWAP_DEVICES.memory()) as u64
+        let kept = if SWAP_DEVICES.any() { self.swap_cache.pages() as usize } else { 0 };
+        let fingerprints = kept * fingerprints::BYTES;
+        let swap = self.swap_cache.memory() + SWAP_DEVICES.memory() + fingerprints;
+        (self.table.memory() + swap) as u64
     }
 
     /// Takes the pool's and the tables' size into the budget.

@@ -19,6 +19,8 @@ use crate::events;
 use crate::link;
 use crate::mailbox::Request;
 use crate::run_page::Counter;
+use crate::swap::SWAP_DEVICES;
+use crate::swap::fingerprints::FINGERPRINTS;
 use crate::sys::Errno;
 use crate::sys::uffd::Uffd;
 use crate::table::{Leaf, PageState};
@@ -76,9 +78,20 @@ impl Engine {
             PageState::Staged { tray } => self.unstage(uffd, &mut leaf, page, tray),
             PageState::Poisoned => poison(uffd, page),
             PageState::Missing | PageState::Swapped(_) => {
-                let keep = access == Access::Read && self.swap_cache.admits();
-                let mut window =
-                    Window { engine: self, context, uffd, leaf: &mut leaf, keep, from_pool: 0 };
+                let reads = access == Access::Read;
+                let keep = Keep {
+                    pooled: reads && self.swap_cache.admits(),
+                    on_device: reads && SWAP_DEVICES.keeps_slots(),
+                };
+                let mut window = Window {
+                    engine: self,
+                    context,
+                    uffd,
+                    leaf: &mut leaf,
+                    keep,
+                    from_pool: 0,
+                    from_device: 0,
+                };
                 window.fill(page, region.range)
             }
         }
@@ -129,16 +142,24 @@ fn poison(uffd: &Uffd, page: PageNumber) -> Served {
     }
 }
 
+/// Whether pages that come in keep what they came from, by where that is.
+#[derive(Clone, Copy)]
+struct Keep {
+    pooled: bool,
+    on_device: bool,
+}
+
 /// A window being filled, under its leaf's lock.
 struct Window<'a, 'l> {
     engine: &'a Engine,
     context: &'a mut Context,
     uffd: &'a Uffd,
     leaf: &'a mut Leaf<'l>,
-    /// Whether entries stay with the pages that come back.
-    keep: bool,
-    /// A bit for each page that was loaded from the pool: only that is worth more than its slot.
+    keep: Keep,
+    /// A bit for each page that was loaded from the pool.
     from_pool: u64,
+    /// The same for those from a device.
+    from_device: u64,
 }
 
 const _: () = assert!(WINDOW_MAX <= u64::BITS as usize);
@@ -146,7 +167,7 @@ const _: () = assert!(WINDOW_MAX <= u64::BITS as usize);
 impl Window<'_, '_> {
     fn fill(&mut self, page: PageNumber, region: PageRange) -> Served {
         let size = self.next_size(page);
-        self.keep &= size > 1 || self.engine.inline.load(Ordering::Relaxed);
+        self.keep.pooled &= size > 1 || self.engine.inline.load(Ordering::Relaxed);
         let leaf_end = PageNumber((page.leaf() + 1) * LEAF_PAGES);
         let end = PageNumber(page.0 + size).min(region.end).min(leaf_end);
         let mut run = PageRange { start: page, end: page };
@@ -192,6 +213,8 @@ impl Window<'_, '_> {
                 match self.engine.space.load(worker, entry, buffer) {
                     Ok(origin) => {
                         self.from_pool |= u64::from(origin == Origin::Pool) << index;
+                        self.from_device |=
+                            u64::from(matches!(origin, Origin::Backing(_))) << index;
                         Prepared::Ready
                     }
                     Err(_) => Prepared::Lost,
@@ -266,7 +289,7 @@ impl Window<'_, '_> {
     /// about a page's use, so only the faulting page can earn protection.
     fn returned(&mut self, entry: SwapEntry, index: usize) -> PageState {
         let protected = index == 0 && workingset::note_refault(self.engine, entry);
-        let (state, unneeded) = if self.keep && self.from_pool >> index & 1 != 0 {
+        let (state, unneeded) = if self.keeps(entry, index) {
             PageState::cached(entry, protected)
         } else {
             (PageState::resident(protected), Some(entry))
@@ -276,6 +299,19 @@ impl Window<'_, '_> {
             None => self.engine.swap_cache.add(1),
         }
         state
+    }
+
+    /// Whether page `index` of the window keeps what it came from, so that it can go again for nothing.
+    fn keeps(&mut self, entry: SwapEntry, index: usize) -> bool {
+        if self.keep.on_device && self.from_device >> index & 1 != 0 {
+            let (_, page) = self.context.worker_and_page(index);
+            return FINGERPRINTS.note(entry, page);
+        }
+        let keeps = self.keep.pooled && self.from_pool >> index & 1 != 0;
+        if keeps {
+            FINGERPRINTS.forget(entry);
+        }
+        keeps
     }
 
     /// The page cannot be restored: it alone is poisoned.

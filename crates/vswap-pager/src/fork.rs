@@ -75,7 +75,6 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
         // The guards were taken by the parent's thread; in the child the locks are made anew.
         mem::forget(closed);
         mem::forget(maps);
-        mem::forget(forking);
         become_child(engine, &report);
         return value;
     }

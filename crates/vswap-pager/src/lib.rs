@@ -11,7 +11,7 @@
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`slot_table`], [`text`] |
 //! | swap devices | [`io`], [`swap`] |
-//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`pressure`], [`proactive`], [`shortage`] |
+//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`cold`], [`pressure`], [`proactive`], [`shortage`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`locking`], [`exclude`], [`exec`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
@@ -23,6 +23,7 @@ pub mod batch;
 pub mod budget;
 pub mod chaos;
 pub mod child_report;
+pub mod cold;
 pub mod commit;
 pub mod config;
 pub mod context;

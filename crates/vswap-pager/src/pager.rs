@@ -22,6 +22,7 @@ use vswap_core::platform::Platform;
 use crate::arena::Arena;
 use crate::engine::{Engine, Side};
 use crate::swap::SWAP_DEVICES;
+use crate::swap::fingerprints::FINGERPRINTS;
 use crate::swap::sealing::SEALING;
 use crate::sys::fd::{self, Fd};
 use crate::sys::uffd::{self, Uffd};
@@ -170,7 +171,10 @@ fn attach_devices(engine: &Engine, joined: &link::Joined) -> Result<(), StartErr
     if let Some(run) = engine.run_page() {
         // SAFETY: this thread makes the pager, and no device was used yet; in the child of a fork the
         // pager that writes is not there yet.
-        unsafe { SEALING.begin(&run.devices) };
+        unsafe {
+            SEALING.begin(&run.devices);
+            FINGERPRINTS.begin();
+        }
     }
     for (number, fd) in joined.devices.iter().enumerate() {
         if let Some(fd) = fd
@@ -242,6 +246,9 @@ fn keep_all(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
 
 /// A duplicate that the program keeps, out of the way of its own descriptors. As long as that of
 /// the userfaultfd is open, evicted pages do not turn to zeros when the pager dies.
+///
+/// # Errors
+/// As fcntl(F_DUPFD).
 pub fn keep(fd: i32) -> Result<i32, Errno> {
     let high = fd::duplicate(fd, KEPT_FD_MIN);
     high.or_else(|_| fd::duplicate(fd, 0)).map(Fd::into_raw)

@@ -26,6 +26,7 @@ use crate::engine::{Engine, MapsGuard, Side};
 use crate::regions::Region;
 use crate::run_page::Counter;
 use crate::staging::{Bitmap, Tray};
+use crate::swap::fingerprints::FINGERPRINTS;
 use crate::swap::writeback::{self, Entries};
 use crate::sys::uffd::Uffd;
 use crate::sys::{Errno, memory, pagemap};
@@ -237,7 +238,14 @@ impl Engine {
         if take == Take::Contiguous && batch.is_scattered() {
             return nothing;
         }
-        batch.age_protected(&mut leaf, |entry| self.forget_copy(entry));
+        batch.age_protected(&mut leaf, |entry| {
+            // A slot on a device takes no memory.
+            let in_memory = !FINGERPRINTS.knows(entry);
+            if in_memory {
+                self.forget_copy(entry);
+            }
+            in_memory
+        });
         if batch.span.is_empty() {
             return Moved { next: batch.next, progress: Progress::Some };
         }
@@ -477,8 +485,11 @@ impl Engine {
         contents: &Page,
         entry: SwapEntry,
     ) -> bool {
-        let same = self.space.holds(&mut context.worker, entry, contents);
-        self.swap_cache.note_compared(same);
+        let same = FINGERPRINTS.is_same(entry, contents).unwrap_or_else(|| {
+            let same = self.space.holds(&mut context.worker, entry, contents);
+            self.swap_cache.note_compared(same);
+            same
+        });
         self.count(if same { Counter::SwapCacheClean } else { Counter::SwapCacheStale }, 1);
         // Who takes a page back from staging takes its copy as well, so that is ours for as long as
         // the page is there.

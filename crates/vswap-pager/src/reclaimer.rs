@@ -4,6 +4,7 @@
 use core::sync::atomic::Ordering;
 
 use crate::address::{LEAF_PAGES, PageRange};
+use crate::cold;
 use crate::context::{Context, RECLAIMER_CONTEXT};
 use crate::credentials::FOLLOWED;
 use crate::engine::{Engine, Phase, Side, engine};
@@ -70,6 +71,10 @@ pub extern "C" fn main(_argument: usize) -> ! {
             continue;
         }
         while engine.mailbox.waiting().is_none() && discard(engine) {}
+        while engine.mailbox.waiting().is_none()
+            && engine.mailbox.bell() == bell
+            && cold::recompress(engine, context)
+        {}
         let idle = engine.mailbox.waiting().is_none() && proactive::requested(engine) == 0;
         if idle && !linger(engine, bell) {
             engine.mailbox.sleep(bell, LOOK_UP_MS);

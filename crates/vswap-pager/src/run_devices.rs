@@ -258,7 +258,7 @@ impl RunDevices {
     }
 
     /// Bytes that members hold on all devices.
-    fn leased(&self) -> u64 {
+    pub fn leased(&self) -> u64 {
         self.all().map(|(_, device)| device.leased()).sum()
     }
 
@@ -363,7 +363,9 @@ mod tests {
             })
         });
         let mut all = std::vec::Vec::new();
-        threads.into_iter().for_each(|thread| all.extend(thread.join().unwrap()));
+        for thread in threads {
+            all.extend(thread.join().unwrap());
+        }
         // Two that get into each other's way may both pass an extent over.
         all.extend(core::iter::from_fn(|| device.lease(3)));
         let count = all.len();

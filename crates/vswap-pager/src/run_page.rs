@@ -53,6 +53,8 @@ counters! {
     Pswpin => "pswpin",
     /// Objects moved from the pool to a swap device.
     WrittenBack => "written_back_pages",
+    /// Objects of the pool that a stronger codec made smaller.
+    Recompressed => "recompressed",
     /// Page faults served.
     Faults => "pgfault",
     /// Page faults that needed data from a backing.

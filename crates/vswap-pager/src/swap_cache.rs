@@ -126,9 +126,17 @@ impl Engine {
             return false;
         }
         self.swap_cache.credit.store(0, Ordering::Relaxed);
+        let _passage = self.gate.pass();
+        self.free_kept()
+    }
+
+    /// Frees the copies of all resident pages; `false` if there were none. With a passage through the gate.
+    pub fn free_kept(&self) -> bool {
+        if self.swap_cache.pages() == 0 {
+            return false;
+        }
         let mut freed = false;
         let mut from = 0;
-        let _passage = self.gate.pass();
         while let Some(number) = self.table.next_leaf(from, usize::MAX) {
             from = number + 1;
             let Some(mut leaf) = self.table.lock(PageNumber(number * LEAF_PAGES)) else { continue };

@@ -57,6 +57,11 @@ pub fn filled_after(after: u32) -> Option<Filled> {
     Some(Filled { first, stamp })
 }
 
+/// Pages that were evicted since a cluster was filled.
+pub fn evicted_since(stamp: u32) -> u32 {
+    EVICTED.load(Ordering::Relaxed).wrapping_sub(stamp)
+}
+
 /// A stamp older than all others.
 pub fn before_all() -> u32 {
     EVICTED.load(Ordering::Relaxed).wrapping_sub(i32::MAX.cast_unsigned())

@@ -69,6 +69,7 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
         ram,
         engine: args.engine.into(),
         codec: args.codec,
+        cold_codec: args.cold_codec,
         chaos: args.chaos,
         socket: members.socket_name(),
     };

@@ -37,11 +37,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its name there. A file without a name is told apart.
+    /// Its name there.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Temporary => "temporary",
-            Self::File => "file",
+            Self::Temporary | Self::File => "file",
             Self::Partition => "partition",
         }
     }

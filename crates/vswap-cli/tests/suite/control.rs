@@ -77,7 +77,7 @@ fn status_has_what_the_statistics_have() {
     let shown = vswap(&["status", &run.to_string()]).output().expect("vswap runs");
     let shown = text(&shown.stdout);
     assert!(shown.starts_with("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/"), "{shown}");
-    assert!(shown.contains("\\040(deleted)") && shown.contains("65536"), "{shown}");
+    assert!(shown.contains("swapfile.") && shown.contains("65536"), "{shown}");
     assert!(shown.contains("\nzswpout ") && shown.contains("budget "), "{shown}");
 
     let outcome = wake(running);

@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::support::job::{Running, scratch};
 use crate::support::{Job, Outcome, Vswap};
@@ -133,6 +136,53 @@ fn the_pool_takes_no_more_than_it_may() {
     let paged = swaps(&Job::c("fill", &["96", "2", "1"]), &vswap);
     let pool = paged.stats().peak("pool_bytes");
     assert!(pool <= 4 * MIB, "{pool} bytes");
+}
+
+/// D 96 MiB, r about 13, B 24 MiB, nearly all on the device: 24 576 pages are read six times, and few bytes
+/// of them changed in between.
+#[test]
+fn pages_that_were_only_read_leave_for_nothing() {
+    for vswap in [Vswap::ram("24M"), Vswap::ram("24M").inline()] {
+        let own =
+            if vswap.to_string().contains("inline") { &["96", "6", "own"][..] } else { &["96"] };
+        let vswap = vswap.swap("256M").option(["--zswap-max", "1M"]);
+        let paged = swaps(&Job::c("reread", own), &vswap);
+        let counter = |name| paged.stats().counter(name);
+        assert!(counter("swap_cache_clean") > 20_000, "{}", counter("swap_cache_clean"));
+        assert!(counter("swap_cache_stale") > 0, "no change was noticed");
+        assert!(counter("pswpout") < 60_000, "{} pages were written", counter("pswpout"));
+    }
+}
+
+/// D 96 MiB, r about 13, B 32 MiB.
+#[test]
+fn what_rests_in_the_pool_is_coded_again() {
+    let job = Job::c("rest", &["96"]).stdin("");
+    let mut running = job.start_under(&Vswap::ram("32M").option(["--cold-codec", "zstd:3"]));
+    running.wait_for("ready");
+    let account = || {
+        let json = control("status", &running, &["--json"]);
+        let status: Value = serde_json::from_str(&json).expect("JSON");
+        ["/counters/recompressed", "/now/payload_bytes"]
+            .map(|key| status.pointer(key).and_then(Value::as_u64).expect("a number"))
+    };
+    let [_, before] = account();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // It goes through all that is there, then stops.
+    let mut last = 0;
+    let after = loop {
+        std::thread::sleep(Duration::from_secs(2));
+        let [recoded, payload] = account();
+        if recoded > 1000 && recoded == last {
+            break payload;
+        }
+        last = recoded;
+        assert!(Instant::now() < deadline, "{recoded} were coded again");
+    };
+    assert!(after < before * 9 / 10, "{before} bytes became {after}");
+    running.send("go");
+    let outcome = running.finish();
+    assert!(outcome.status.success(), "{}", outcome.describe());
 }
 
 /// What `vswap COMMAND PID ARGUMENTS` says; it must succeed.

@@ -26,6 +26,11 @@ impl Cursor {
         Self(entry.raw())
     }
 
+    /// The entry that it is at; `None` before the first one.
+    pub const fn entry(self) -> Option<SwapEntry> {
+        SwapEntry::from_raw(self.0)
+    }
+
     /// Right behind an entry.
     pub const fn behind(entry: SwapEntry) -> Self {
         Self(entry.raw() + 1)

@@ -108,6 +108,10 @@ impl Attached {
         1 << self.slots.geometry().block_shift()
     }
 
+    fn offset(&self, block: Block) -> u64 {
+        u64::from(block.raw()) << self.slots.geometry().block_shift()
+    }
+
     fn blocks_of(&self, length: usize) -> u8 {
         object::blocks(length, self.block_bytes())
     }
@@ -318,7 +322,9 @@ impl SwapDevice {
         attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)?;
         for run in Placed::runs(placed) {
             if let Err(refusal) = self.write_run(attached, run, objects) {
-                placed.iter().for_each(|place| attached.slots.free(place.block, place.blocks));
+                for place in placed.iter() {
+                    attached.slots.free(place.block, place.blocks);
+                }
                 return Err(refusal);
             }
         }
@@ -356,7 +362,7 @@ impl SwapDevice {
             let block = first.block.raw();
             self.read_ahead.forget(block, (bytes / attached.block_bytes()) as u32);
             let device = self.device(attached);
-            let request = Request::new(&device, self.offset(attached, first.block), buffer);
+            let request = Request::new(&device, attached.offset(first.block), buffer);
             let mut request = [request];
             PlainIo::new(SWAP_DEVICES.buffers().ok_or(Refusal::Full)?).write_many(&mut request);
             request[0].result().map_err(Refusal::of)?;
@@ -369,10 +375,6 @@ impl SwapDevice {
         let number = SEALING.seal(object.entry, at, object.bytes, out).ok_or(Refusal::Full)?;
         let noted = self.generations.set(place.block, place.blocks, number);
         if noted { Ok(()) } else { Err(Refusal::Full) }
-    }
-
-    fn offset(&self, attached: &Attached, block: Block) -> u64 {
-        u64::from(block.raw()) << attached.slots.geometry().block_shift()
     }
 
     /// Reads an object, and what lies behind it while accesses are in order.
@@ -411,7 +413,7 @@ impl SwapDevice {
         let no_memory = IoError::Failed(Errno::ENOMEM);
         let buffer = SWAP_DEVICES.buffer(len).ok_or(no_memory)?;
         let device = self.device(attached);
-        let mut request = [Request::new(&device, self.offset(attached, block), buffer)];
+        let mut request = [Request::new(&device, attached.offset(block), buffer)];
         PlainIo::new(SWAP_DEVICES.buffers().ok_or(no_memory)?).read_many(&mut request);
         request[0].result()?;
         request[0].take_buffer().ok_or(IoError::TimedOut)

@@ -13,7 +13,7 @@ use crate::arena::Arena;
 use crate::engine::{Engine, Side, engine};
 use crate::io::{Buffer, DirectBuffers};
 use crate::lock::{self, SpinLock};
-use crate::run_devices::Description;
+use crate::run_devices::{Description, RunDevices};
 use crate::swap::device::{Refusal, SwapDevice};
 use crate::swap::leases::Forking;
 use crate::sys::fd::{self, Fd};
@@ -37,6 +37,7 @@ pub struct SwapDevices {
     buffers: SpinLock<Option<&'static DirectBuffers>>,
     left: SpinLock<[Option<Left>; DEVICES_MAX]>,
     any_left: AtomicBool,
+    keeps_slots: AtomicBool,
 }
 
 /// A descriptor of the program's, of a device that has gone.
@@ -50,6 +51,7 @@ struct Left {
 pub static SWAP_DEVICES: SwapDevices = SwapDevices::new();
 
 impl SwapDevices {
+    #[expect(clippy::large_stack_arrays, reason = "the value of a static")]
     const fn new() -> Self {
         Self {
             devices: [
@@ -67,6 +69,7 @@ impl SwapDevices {
             buffers: SpinLock::new(None),
             left: SpinLock::new([None; DEVICES_MAX]),
             any_left: AtomicBool::new(false),
+            keeps_slots: AtomicBool::new(false),
         }
     }
 
@@ -110,6 +113,18 @@ impl SwapDevices {
         self.all().any(|(_, device)| !device.is_draining())
     }
 
+    /// Whether pages that were only read keep their slots: up to half of all devices is in use, as for the
+    /// kernel (`vm_swap_full`).
+    pub fn keeps_slots(&self) -> bool {
+        self.keeps_slots.load(Ordering::Relaxed)
+    }
+
+    /// Looks how full the devices are.
+    pub fn look_at_use(&self, run: &RunDevices) {
+        let keeps = run.leased() * 2 <= run.limit() && run.limit() > 0;
+        self.keeps_slots.store(keeps, Ordering::Relaxed);
+    }
+
     /// Closes a device for objects, or opens it again.
     pub fn set_draining(
         &'static self,
@@ -146,7 +161,7 @@ impl SwapDevices {
 
     /// Bytes of the memory that transfers go through.
     pub fn memory(&'static self) -> usize {
-        self.buffers().map_or(0, |buffers| buffers.memory())
+        self.buffers().map_or(0, DirectBuffers::memory)
     }
 
     /// The memory for transfers; `None` before the first device.

@@ -73,6 +73,7 @@ pub fn follow(engine: &Engine) {
         }
     }
     publish(member);
+    SWAP_DEVICES.look_at_use(&run.devices);
     if busy {
         engine.mailbox.ring();
     }
@@ -111,11 +112,11 @@ fn set_draining(engine: &Engine, (number, device): (usize, &SwapDevice), drainin
 /// Says what this process has on each device.
 fn publish(member: &Member) {
     let mut attached = 0;
-    for number in 0..DEVICES_MAX {
+    for (number, walk) in AT.iter().enumerate() {
         let Some(device) = SWAP_DEVICES.get(number) else { continue };
         attached |= u32::from(device.is_attached()) << number;
         member.on_device[number].store(device.used(), Ordering::Relaxed);
-        member.stuck_on_device[number].store(AT[number].lock().stuck, Ordering::Relaxed);
+        member.stuck_on_device[number].store(walk.lock().stuck, Ordering::Relaxed);
     }
     member.devices.store(attached, Ordering::Release);
 }

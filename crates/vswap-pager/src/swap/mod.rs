@@ -7,6 +7,7 @@
 //! | [`leases`] | the parts of a device that this process holds |
 //! | [`sealing`] | the check and the encryption of objects |
 //! | [`generations`] | which write of a place is the last one |
+//! | [`fingerprints`] | what pages were like when they came in, so that they can go for nothing |
 //! | [`read_ahead`] | what was read behind an object that was asked for |
 //! | [`draining`] | swapon and swapoff while the program runs |
 //! | [`writeback`] | what moves from the pool to devices, and when |
@@ -17,6 +18,7 @@
 pub mod device;
 pub mod devices;
 pub mod draining;
+pub mod fingerprints;
 pub mod generations;
 pub mod leases;
 pub mod read_ahead;

@@ -11,7 +11,7 @@ use vswap_core::{CLUSTER_SLOTS, Cursor, Pooled, SwapEntry};
 
 use crate::context::Context;
 use crate::engine::Engine;
-use crate::swap::SWAP_DEVICES;
+use crate::swap::{Refusal, SWAP_DEVICES};
 use crate::workingset;
 
 /// Clusters between two looks at what else there is to do.
@@ -95,6 +95,11 @@ pub fn write_incompressible(engine: &Engine, context: &mut Context, stored: Entr
     }
 }
 
+/// Frees the slots that resident pages have kept; `false` if there are none.
+fn drops_kept(engine: &Engine) -> bool {
+    SWAP_DEVICES.refusal() == Some(Refusal::Full) && engine.free_kept()
+}
+
 /// Writes what is wanted of a range, a batch at a time; `false` if nothing takes it.
 fn write_range(
     engine: &Engine,
@@ -110,6 +115,8 @@ fn write_range(
         let batch = cursor..range.end;
         match engine.space.write_back(worker, device.backing(), batch, buffer, wanted) {
             Ok(done) if done.refused.is_none() => from = done.next,
+            // Slots that resident pages have kept are as good as free ones.
+            Ok(_) if drops_kept(engine) => {}
             _ => return false,
         }
     }

@@ -57,6 +57,14 @@ fn futex_wake_with(word: &AtomicU32, count: u32, operation: u32) {
     unsafe { syscall!(k::__NR_futex, word.as_ptr(), operation, count) };
 }
 
+/// Fills a buffer with random bytes; `false` where the kernel has none yet.
+pub fn random(buffer: &mut [u8]) -> bool {
+    // SAFETY: the buffer is valid for writes of its length.
+    let got =
+        unsafe { syscall!(k::__NR_getrandom, buffer.as_mut_ptr(), buffer.len(), k::GRND_NONBLOCK) };
+    result(got) == Ok(buffer.len())
+}
+
 /// Lets another task run.
 pub fn yield_now() {
     // SAFETY: no memory is passed.
