@@ -52,14 +52,17 @@ impl SwapOff {
             if devices.is_empty() {
                 let names: Vec<_> = all.iter().map(|d| d.path.display().to_string()).collect();
                 let what = format!("{} is no swap device of this run", path.display());
-                let remedy = match names.is_empty() {
-                    true => "it has none".to_owned(),
-                    false => format!("it has {}", names.join(", ")),
+                let remedy = if names.is_empty() {
+                    "it has none".to_owned()
+                } else {
+                    format!("it has {}", names.join(", "))
                 };
                 return Began::Done(Reply::refused(what, remedy));
             }
         }
-        devices.iter().for_each(|&number| subject.members.devices().set_draining(number, true));
+        for &number in &devices {
+            subject.members.devices().set_draining(number, true);
+        }
         let before = used(&devices, subject);
         let moved = (Instant::now(), before);
         Began::Operation(Operation::SwapOff(Self { devices, before, moved }))

@@ -134,6 +134,7 @@ fn a_program_without_a_coordinator_is_paged_by_itself() {
         let alone = alone.plain();
         assert_eq!(alone.status, plain.status, "{}", alone.describe());
         assert_eq!(alone.stdout, plain.stdout, "{}", alone.describe());
-        assert!(alone.max_rss < plain.max_rss / 2, "not paged: {}", alone.describe());
+        // The plain run's is that of this process after its fork, at least.
+        assert!(alone.max_rss < plain.max_rss * 3 / 4, "not paged: {}", alone.describe());
     }
 }
