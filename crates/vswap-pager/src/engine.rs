@@ -390,8 +390,7 @@ impl Engine {
     /// Takes the pool's and the tables' size into the budget.
     pub fn update_engine_bytes(&self) {
         let usage = self.space.usage();
-        let on_device = usage.device / PAGE_SIZE as u64;
-        self.swap_cache.set_pooled(usage.live_slots.saturating_sub(on_device));
+        self.swap_cache.set_pooled(usage.live_slots.saturating_sub(usage.device_objects));
         let bytes = usage.pool_memory as u64 + usage.metadata.total() as u64 + self.tables_memory();
         self.budget.set_engine(bytes);
     }

@@ -184,7 +184,7 @@ fn publish(engine: &Engine, anonymous: u64) {
         (Gauge::Payload, usage.payload as u64),
         (Gauge::Metadata, metadata),
         (Gauge::Swapped, swapped),
-        (Gauge::Pooled, swapped.saturating_sub(usage.device)),
+        (Gauge::Pooled, swapped.saturating_sub(usage.device_objects * PAGE_SIZE as u64)),
         (Gauge::SwapUsed, swap_used),
         (Gauge::SwapCached, engine.swap_cache.pages() * PAGE_SIZE as u64),
         (Gauge::Unmanaged, engine.budget.unmanaged()),

@@ -134,7 +134,8 @@ fn fares(plain: &Outcome, paged: &Outcome) -> Fares {
         paged.describe(),
         plain.describe()
     );
-    let moved = |stats: &Stats| stats.counter("zswpout") > 0 && stats.counter("zswpin") > 0;
+    let came_back = |stats: &Stats| stats.counter("zswpin") + stats.counter("pswpin") > 0;
+    let moved = |stats: &Stats| stats.counter("zswpout") > 0 && came_back(stats);
     if paged.stats.as_ref().is_some_and(moved) {
         return Fares::Works;
     }

@@ -57,6 +57,8 @@ pub struct Usage {
     pub external: u64,
     /// Bytes in use on devices.
     pub device: u64,
+    /// Objects on devices.
+    pub device_objects: u64,
     counters: [u64; COUNTERS],
 }
 
@@ -87,8 +89,12 @@ impl<P: Platform> VirtualSwap<P> {
         }
         let (clusters, excess) = self.slots.in_use(platform);
         let (mut external, mut device, mut backings) = (0, 0, 0);
-        for (_, backing) in self.backings.all(platform) {
+        let mut device_objects = 0;
+        for (id, backing) in self.backings.all(platform) {
             let room = backing.room();
+            if backing.medium() == Medium::Device {
+                device_objects += self.backings.objects(id);
+            }
             backings += room.metadata as usize;
             *(if backing.medium() == Medium::Device { &mut device } else { &mut external }) +=
                 room.used;
@@ -113,6 +119,7 @@ impl<P: Platform> VirtualSwap<P> {
                 .saturating_sub(incompressible_freed),
             external,
             device,
+            device_objects,
             counters,
         }
     }

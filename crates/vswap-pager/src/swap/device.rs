@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, 
 
 use linux_raw_sys::general::{O_DIRECT, O_RDWR};
 use vswap_core::device::object;
-use vswap_core::device::space::{Block, DeviceLocal, Full, Occupancy, Placed, Side as Fork, Space};
+use vswap_core::device::space::{Block, DeviceLocal, Full, Placed, Side as Fork, Space};
 use vswap_core::page::{PAGE_SHIFT, PAGE_SIZE};
 use vswap_core::platform::Platform;
 use vswap_core::{
@@ -541,12 +541,11 @@ impl Backing for SwapDevice {
 
     fn room(&self) -> Room {
         let Some(attached) = self.attached() else { return Room::default() };
-        let Occupancy { cluster_blocks, .. } = attached.slots.occupancy();
-        let geometry = attached.slots.geometry();
+        let (geometry, used) = (attached.slots.geometry(), attached.slots.used_blocks());
         Room {
             capacity: u64::from(geometry.blocks()) << geometry.block_shift(),
             used: self.used(),
-            metadata: (attached.slots.metadata() + Generations::memory(cluster_blocks)) as u64,
+            metadata: (attached.slots.metadata() + Generations::memory(used)) as u64,
         }
     }
 }
