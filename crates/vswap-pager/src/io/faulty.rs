@@ -45,6 +45,7 @@ pub struct FaultyIo<E> {
     inner: E,
     script: [Option<Scripted>; SCRIPT_MAX],
     random: &'static [Fault],
+    of: Option<Direction>,
     per_thousand: u64,
     seed: u64,
     reads: u64,
@@ -59,6 +60,7 @@ impl<'p, E: DeviceIo<'p>> FaultyIo<E> {
             inner,
             script: [None; SCRIPT_MAX],
             random: &[],
+            of: None,
             per_thousand: 0,
             seed: 0,
             reads: 0,
@@ -80,6 +82,12 @@ impl<'p, E: DeviceIo<'p>> FaultyIo<E> {
     /// Lets `per_thousand` of all requests have one of `faults`.
     pub fn at_random(mut self, seed: u64, per_thousand: u64, faults: &'static [Fault]) -> Self {
         (self.seed, self.per_thousand, self.random) = (seed, per_thousand, faults);
+        self
+    }
+
+    /// Leaves requests of the other direction alone at random.
+    pub fn only(mut self, direction: Direction) -> Self {
+        self.of = Some(direction);
         self
     }
 
@@ -108,7 +116,8 @@ impl<'p, E: DeviceIo<'p>> FaultyIo<E> {
         let scripted = self.script.iter().flatten();
         let mut scripted = scripted.filter(|one| one.direction == direction && one.nth == nth);
         let fault = scripted.next().map(|one| one.fault).or_else(|| {
-            let hit = !self.random.is_empty() && self.next_random() % 1000 < self.per_thousand;
+            let concerned = self.of.is_none_or(|of| of == direction) && !self.random.is_empty();
+            let hit = concerned && self.next_random() % 1000 < self.per_thousand;
             hit.then(|| self.random[(self.next_random() % self.random.len() as u64) as usize])
         });
         self.injected += u64::from(fault.is_some());

@@ -18,10 +18,14 @@ use vswap_core::{
     WRITE_BACK_BATCH,
 };
 
+#[cfg(test)]
+use self::tests::FaultyThreadIo as Io;
 use crate::arena::Arena;
 use crate::context::NoMemory;
 use crate::engine::{Side, engine};
-use crate::io::{self, Buffer, Device, DeviceIo, Health, IoError, PlainIo, RUN_BYTES_MAX, Request};
+#[cfg(not(test))]
+use crate::io::PlainIo as Io;
+use crate::io::{self, Buffer, Device, DeviceIo, Health, IoError, RUN_BYTES_MAX, Request};
 use crate::lock::SpinLock;
 use crate::pager;
 use crate::run_devices::{Description, DiscardBy};
@@ -364,7 +368,7 @@ impl SwapDevice {
             let device = self.device(attached);
             let request = Request::new(&device, attached.offset(first.block), buffer);
             let mut request = [request];
-            PlainIo::new(SWAP_DEVICES.buffers().ok_or(Refusal::Full)?).write_many(&mut request);
+            Io::new(SWAP_DEVICES.buffers().ok_or(Refusal::Full)?).write_many(&mut request);
             request[0].result().map_err(Refusal::of)?;
         }
         Ok(())
@@ -414,7 +418,7 @@ impl SwapDevice {
         let buffer = SWAP_DEVICES.buffer(len).ok_or(no_memory)?;
         let device = self.device(attached);
         let mut request = [Request::new(&device, attached.offset(block), buffer)];
-        PlainIo::new(SWAP_DEVICES.buffers().ok_or(no_memory)?).read_many(&mut request);
+        Io::new(SWAP_DEVICES.buffers().ok_or(no_memory)?).read_many(&mut request);
         request[0].result()?;
         request[0].take_buffer().ok_or(IoError::TimedOut)
     }
@@ -551,21 +555,4 @@ impl Backing for SwapDevice {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_survive_as_words() {
-        for refusal in [Refusal::Full, Refusal::NoSpace, Refusal::Failed(5)] {
-            assert_eq!(Refusal::from_word(refusal.to_word()), Some(refusal));
-        }
-        assert_eq!(Refusal::from_word(NOT_REFUSED), None);
-    }
-
-    #[test]
-    fn only_an_error_of_the_device_is_for_good() {
-        assert_eq!(Refusal::Failed(5).error(), BackingError::Io(5));
-        assert_eq!(Refusal::NoSpace.error(), BackingError::Full);
-        assert_eq!(Refusal::of(IoError::Short(512)), Refusal::NoSpace);
-    }
-}
+mod tests;

@@ -120,6 +120,14 @@ impl ReadAhead {
         }
     }
 
+    /// Gives all buffers back.
+    #[cfg(test)]
+    pub fn give_up(&self) {
+        for stream in &self.streams {
+            *stream.range.lock() = None;
+        }
+    }
+
     /// In the child of a fork, where the buffers are empty.
     pub fn reset_after_fork(&self) {
         for stream in &self.streams {
