@@ -244,6 +244,7 @@ impl SwapDevice {
             attached.slots.trim();
         }
         self.attached.store(ptr::null_mut(), Ordering::Release);
+        self.forget_read_ahead();
         let theirs = self.program_fd.swap(NO_FD, Ordering::AcqRel);
         let ours = self.pager_fd.swap(NO_FD, Ordering::AcqRel);
         if ours >= 0 && engine().side() == Side::Pager {
@@ -467,6 +468,11 @@ impl SwapDevice {
             self.leases.hold_inherited(attached.slots.extents());
         }
         attached.slots.seal(side);
+    }
+
+    /// Gives the memory back that holds what was read ahead.
+    pub fn forget_read_ahead(&self) {
+        self.read_ahead.give_up();
     }
 
     /// Frees the locks in the child of a fork.

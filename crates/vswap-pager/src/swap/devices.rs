@@ -28,6 +28,9 @@ const TURN_BLOCKS: u32 = 512;
 /// Looks for a free buffer before a transfer is refused.
 const BUFFER_SPINS: u32 = 100_000;
 
+/// Such looks between two times that all read-ahead is forgotten for want of a buffer.
+const SPINS_PER_GIVING_WAY: u32 = 64;
+
 /// Devices, their order, and the memory that they share.
 #[derive(Debug)]
 pub struct SwapDevices {
@@ -169,12 +172,16 @@ impl SwapDevices {
         *self.buffers.lock()
     }
 
-    /// A buffer for one transfer, which is short: if all are taken the caller waits for one.
+    /// A buffer for one transfer, which is short: if all are taken the caller waits for one. What was
+    /// read ahead gives way.
     pub fn buffer(&self, len: usize) -> Option<Buffer<'static>> {
         let buffers = self.buffers()?;
         (0..BUFFER_SPINS).find_map(|spins| {
             let buffer = buffers.take(len);
             if buffer.is_none() {
+                if spins.is_multiple_of(SPINS_PER_GIVING_WAY) {
+                    self.devices.iter().for_each(SwapDevice::forget_read_ahead);
+                }
                 lock::relax(spins);
             }
             buffer

@@ -121,7 +121,6 @@ impl ReadAhead {
     }
 
     /// Gives all buffers back.
-    #[cfg(test)]
     pub fn give_up(&self) {
         for stream in &self.streams {
             *stream.range.lock() = None;

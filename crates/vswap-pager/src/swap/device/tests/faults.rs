@@ -3,8 +3,10 @@
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+use std::vec;
+use std::vec::Vec;
 
-use super::machine::{Earlier, Harm, Machine, Seen};
+use super::machine::{Earlier, Harm, Machine, Seen, page_of};
 use super::*;
 use crate::io::faulty::Fault;
 
@@ -58,9 +60,6 @@ fn detach_both(run: &mut Run, devices: [&'static SwapDevice; 2]) {
     assert_eq!(engine().space.usage().live_slots, 0);
     for (number, device) in devices.into_iter().enumerate() {
         run.detach(number, device);
-    }
-    for device in devices {
-        device.read_ahead.give_up();
     }
     assert_eq!(SWAP_DEVICES.buffers().expect("buffers").taken(), 0, "a buffer was lost");
 }
@@ -182,6 +181,37 @@ fn threads_that_share_devices_read_what_they_stored() {
             let seen = threads.map(|thread| thread.join().expect("no thread failed"));
             assert_eq!(seen[0].missed + seen[1].missed, 0);
             detach_both(&mut run, devices);
+        }
+    });
+}
+
+/// Objects of all sizes that lie in order are read in order, on both devices at once: what is read
+/// ahead for each size must not take the memory that transfers need.
+#[test]
+fn what_is_read_ahead_makes_room_for_transfers() {
+    in_time(|| {
+        let mut run = Run::begin();
+        let geometry = Geometry::new(9, 60_000).expect("sizes");
+        let devices = [0, 1].map(|number| run.attach(number, geometry, false));
+        for (device, first) in devices.into_iter().zip([1, 1000]) {
+            let sizes = (1..=9).map(|blocks| (blocks * 512 - 100).min(PAGE_SIZE));
+            let mut objects = Vec::new();
+            for length in sizes.cycle().take(9 * 40) {
+                let entry = SwapEntry::from_raw(first + objects.len() as u32).expect("an entry");
+                let bytes = &page_of(length as u64 * 8).0[..length];
+                let handle = device.store(Outgoing { entry, bytes }).expect("room");
+                objects.push((entry, handle, length));
+            }
+            for (entry, handle, length) in objects {
+                let mut out = vec![0; length];
+                device.load(entry, handle, &mut out).expect("it is there");
+                assert!(out == page_of(length as u64 * 8).0[..length]);
+                device.free(handle, length);
+            }
+        }
+        assert!(SWAP_DEVICES.buffer(RUN_BYTES_MAX).is_some(), "a write finds no buffer");
+        for (number, device) in devices.into_iter().enumerate() {
+            run.detach(number, device);
         }
     });
 }
