@@ -365,7 +365,8 @@ impl SwapDevice {
                 start += bytes_of(place);
             }
             let block = first.block.raw();
-            self.read_ahead.forget(block, (bytes / attached.block_bytes()) as u32);
+            let blocks = (bytes / attached.block_bytes()) as u32;
+            let _writing = self.read_ahead.begin_write(block, blocks);
             let device = self.device(attached);
             let request = Request::new(&device, attached.offset(first.block), buffer);
             let mut request = [request];
@@ -395,7 +396,7 @@ impl SwapDevice {
         let end = attached.slots.geometry().blocks();
         let window = self.read_ahead.window(block.raw(), blocks, block_bytes);
         let window = window.min((end - block.raw()) as usize * block_bytes);
-        let writes = self.read_ahead.writes();
+        let since = self.read_ahead.moment();
         let object = usize::from(blocks) * block_bytes;
         let buffer = match self.transfer_in(attached, block, window) {
             // What lies behind may be bad, or not written.
@@ -404,7 +405,7 @@ impl SwapDevice {
         };
         self.open(entry, block, blocks, &buffer[..object], out)?;
         if buffer.len() > object {
-            self.read_ahead.keep(block.raw(), blocks, block_bytes, Read { buffer, writes });
+            self.read_ahead.keep(block.raw(), blocks, block_bytes, Read { buffer, since });
         }
         Ok(())
     }

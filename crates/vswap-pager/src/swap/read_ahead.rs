@@ -45,8 +45,20 @@ struct Stream {
 #[derive(Debug)]
 pub struct ReadAhead {
     streams: [Stream; SIZES],
-    /// Writes begun; what was read during one may be older than it.
-    writes: AtomicU64,
+    /// Writes that began and that ended; what was read during one may be older than it.
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// A write under way, which ends when this is dropped.
+#[derive(Debug)]
+#[must_use = "the write is under way for as long as this lives"]
+pub struct Writing<'a>(&'a AtomicU64);
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl ReadAhead {
@@ -60,7 +72,8 @@ impl ReadAhead {
                     window: AtomicU32::new(0),
                 }
             }; SIZES],
-            writes: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
         }
     }
 
@@ -92,24 +105,28 @@ impl ReadAhead {
         window.max(usize::from(blocks) * block_bytes)
     }
 
-    /// How many writes have begun, for [`Self::keep`].
-    pub fn writes(&self) -> u64 {
-        self.writes.load(Ordering::SeqCst)
+    /// A moment without a write, for [`Self::keep`]; `None` while one is under way.
+    pub fn moment(&self) -> Option<Moment> {
+        // In this order: no more writes have ended than had begun when the second is read, so that
+        // equal numbers say that none was under way at the first.
+        let ended = self.ended.load(Ordering::SeqCst);
+        let begun = self.begun.load(Ordering::SeqCst);
+        (begun == ended).then_some(Moment(begun))
     }
 
-    /// Keeps what was read for an object, unless something was written since `writes` was asked.
+    /// Keeps what was read for an object, if nothing was being written from before the read until now.
     pub fn keep(&self, first: u32, blocks: u8, block_bytes: usize, read: Read) {
         let count = (read.buffer.len() / block_bytes) as u32;
         let mut range = self.streams[usize::from(blocks)].range.lock();
         // A write that begins from here on finds it, and forgets it.
-        if self.writes() == read.writes {
+        if read.since.is_some_and(|Moment(begun)| begun == self.begun.load(Ordering::SeqCst)) {
             *range = Some(Range { first, blocks: count, block_bytes, buffer: read.buffer });
         }
     }
 
     /// Forgets what is about to be written.
-    pub fn forget(&self, first: u32, blocks: u32) {
-        self.writes.fetch_add(1, Ordering::SeqCst);
+    pub fn begin_write(&self, first: u32, blocks: u32) -> Writing<'_> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         for stream in &self.streams {
             let mut range = stream.range.lock();
             let overlaps =
@@ -118,6 +135,7 @@ impl ReadAhead {
                 *range = None;
             }
         }
+        Writing(&self.ended)
     }
 
     /// Gives all buffers back.
@@ -137,13 +155,17 @@ impl ReadAhead {
     }
 }
 
-/// What was read, and how many writes had begun before.
+/// A moment at which no write was under way, by how many had begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(u64);
+
+/// What was read, and since when.
 #[derive(Debug)]
 pub struct Read {
     /// The blocks.
     pub buffer: Buffer<'static>,
-    /// [`ReadAhead::writes`].
-    pub writes: u64,
+    /// [`ReadAhead::moment`], from before the read.
+    pub since: Option<Moment>,
 }
 
 impl Default for ReadAhead {
@@ -181,24 +203,35 @@ mod tests {
         assert_eq!(ahead.window(500, 4, 512), 2048);
     }
 
+    fn read(ahead: &ReadAhead) -> Read {
+        Read { buffer: buffer(16), since: ahead.moment() }
+    }
+
     #[test]
     fn what_was_read_is_found_until_it_is_written() {
         let ahead = ReadAhead::new();
-        ahead.keep(100, 2, 512, Read { buffer: buffer(16), writes: ahead.writes() });
+        ahead.keep(100, 2, 512, read(&ahead));
         assert_eq!(ahead.find(103, 2, |bytes| (bytes.len(), bytes[0])), Some((1024, 3)));
         assert_eq!(ahead.find(115, 2, |_| ()), None);
-        ahead.forget(90, 10);
+        drop(ahead.begin_write(90, 10));
         assert!(ahead.find(100, 2, |_| ()).is_some());
-        ahead.forget(115, 1);
+        drop(ahead.begin_write(115, 1));
         assert!(ahead.find(100, 2, |_| ()).is_none());
     }
 
     #[test]
     fn what_was_read_during_a_write_is_not_kept() {
+        // The write begins after the read, or before it, and ends before it or after it.
         let ahead = ReadAhead::new();
-        let writes = ahead.writes();
-        ahead.forget(100, 16);
-        ahead.keep(100, 1, 512, Read { buffer: buffer(16), writes });
+        let before = read(&ahead);
+        let writing = ahead.begin_write(100, 16);
+        let during = read(&ahead);
+        ahead.keep(100, 1, 512, before);
         assert!(ahead.find(100, 1, |_| ()).is_none());
+        drop(writing);
+        ahead.keep(100, 1, 512, during);
+        assert!(ahead.find(100, 1, |_| ()).is_none());
+        ahead.keep(100, 1, 512, read(&ahead));
+        assert!(ahead.find(100, 1, |_| ()).is_some());
     }
 }
