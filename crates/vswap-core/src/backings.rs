@@ -160,10 +160,10 @@ impl Backings {
     }
 
     /// Stores objects in an active backing, all or none.
-    pub(crate) fn store(
+    pub(crate) fn store<P: Platform + ?Sized>(
         &self,
-        id: BackingId,
-        backing: &dyn Backing,
+        platform: &P,
+        (id, backing): (BackingId, &dyn Backing),
         objects: &[Outgoing<'_>],
         handles: &mut [Handle],
     ) -> Result<(), BackingError> {
@@ -173,15 +173,19 @@ impl Backings {
         // was changed. With both sequentially consistent, one of the two sees the other: either
         // nothing is stored here, or the backing stays.
         member.objects.fetch_add(count, Ordering::SeqCst);
+        let is_same = |now: &dyn Backing| core::ptr::addr_eq(now, backing);
         let stored = match self.state(id) {
-            BackingState::Active => backing.store_many(objects, handles),
-            BackingState::Draining | BackingState::Failed => Err(BackingError::Full),
+            // Before it was counted it may have gone, and another may have its number.
+            BackingState::Active if self.get(platform, id).is_some_and(is_same) => {
+                backing.store_many(objects, handles)
+            }
+            _ => Err(BackingError::Full),
         };
         if let Err(error) = stored {
-            member.objects.fetch_sub(count, Ordering::Release);
             if matches!(error, BackingError::Io(_)) {
                 self.set_state(id, BackingState::Failed);
             }
+            member.objects.fetch_sub(count, Ordering::Release);
         }
         stored
     }

@@ -151,6 +151,32 @@ fn a_device_is_emptied_in_steps_and_removed() {
 }
 
 #[test]
+fn a_batch_does_not_go_to_a_backing_that_lost_its_number_to_another() {
+    let (gone, new) = (TestDevice::new(1000), TestDevice::new(1000));
+    let space = VirtualSwap::new(MmapPlatform, Limits::NONE);
+    let id = space.add_backing(gone).expect("room");
+    let mut worker = space.worker(CodecKind::Lz4).expect("memory");
+    let entries = fill(&space, &mut worker, 20);
+    let mut buffer = vec![0; 20 * PAGE_SIZE];
+    let mut meddle = |_: Pooled| {
+        if space.set_backing_state(id, BackingState::Draining).is_ok()
+            && space.remove_backing(id).is_ok()
+        {
+            assert_eq!(space.add_backing(new), Ok(id));
+        }
+        true
+    };
+    let mut replaced = false;
+    let wanted = |object: Pooled| std::mem::replace(&mut replaced, true) || meddle(object);
+    let all = Cursor::START..Cursor::END;
+    let done = space.write_back(&mut worker, id, all, &mut buffer, wanted).expect("known");
+    assert_eq!((done.written, done.refused), (0, Some(BackingError::Full)));
+    assert_eq!((gone.used(), new.used()), (0, 0));
+    compare(&space, &mut worker, &entries);
+    space.retire(worker);
+}
+
+#[test]
 fn a_failing_store_falls_through() {
     let (bad, good) = (TestDevice::new(1000), TestDevice::new(1000));
     let (space, first) = only(bad);

@@ -172,7 +172,7 @@ impl<P: Platform> VirtualSwap<P> {
         }
         let outgoing = Outgoing { entry: object.owner.entry, bytes: object.bytes };
         let mut handle = [Handle::default()];
-        match self.backings.store(id, backing, &[outgoing], &mut handle) {
+        match self.backings.store(self.platform(), (id, backing), &[outgoing], &mut handle) {
             Ok(()) => {
                 let counter = if device { Counter::Pswpout } else { Counter::ExternalOut };
                 self.counters.add(record, counter, 1);

@@ -162,7 +162,8 @@ impl<P: Platform> VirtualSwap<P> {
         }
         let mut handles = [Handle::default(); WRITE_BACK_BATCH];
         let (objects, handles) = (&objects[..batch.count], &mut handles[..batch.count]);
-        if let Err(error) = self.backings.store(id, backing, objects, handles) {
+        let stored = self.backings.store(self.platform(), (id, backing), objects, handles);
+        if let Err(error) = stored {
             count_refusal(&self.counters, &worker.record, error);
             for (one, bytes) in batch.iter() {
                 self.uncharge_backing(one.word.group(), backing, bytes.len());
