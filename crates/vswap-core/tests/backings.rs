@@ -158,7 +158,7 @@ fn a_batch_does_not_go_to_a_backing_that_lost_its_number_to_another() {
     let mut worker = space.worker(CodecKind::Lz4).expect("memory");
     let entries = fill(&space, &mut worker, 20);
     let mut buffer = vec![0; 20 * PAGE_SIZE];
-    let mut meddle = |_: Pooled| {
+    let meddle = |_: Pooled| {
         if space.set_backing_state(id, BackingState::Draining).is_ok()
             && space.remove_backing(id).is_ok()
         {

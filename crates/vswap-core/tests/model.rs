@@ -14,14 +14,17 @@ use common::any_page;
 use common::backings::{RamBacking, TestDevice};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
-    BackingId, BackingState, CacheError, CodecKind, Cursor, DupError, GroupId, GroupLimits, Limits,
-    LoadError, PAGE_SIZE, Page, Pooled, StoreError, SwapEntry, Target, TransferError, VirtualSwap,
-    Worker,
+    BackingId, BackingSetError, BackingState, CacheError, CodecKind, Cursor, DupError, Form,
+    GroupId, GroupLimits, Limits, LoadError, PAGE_SIZE, Page, Pooled, StoreError, SwapEntry,
+    Target, TransferError, VirtualSwap, Worker,
 };
 
 const WORKERS: usize = 2;
 const RUNS_MAX: u32 = 4;
 const SLOTS: u32 = 4096;
+const DEVICES_MAX: usize = 3;
+/// A number that no backing has.
+const GONE: BackingId = BackingId::from_raw(7);
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -38,19 +41,27 @@ enum Op {
     CacheAdd { at: usize },
     CacheRemove { at: usize },
     Write { at: usize, page: u64 },
-    Transfer { at: usize, target: u8 },
-    WriteBack { at: usize, behind: usize, to_device: bool, pages: usize },
+    Transfer { at: usize, target: usize },
+    WriteBack { at: usize, behind: usize, target: usize, pages: usize },
     Compact { bytes: usize },
     Recompress { codec: i32 },
     PoolLimit { bytes: Option<usize> },
     RamCapacity { bytes: u64 },
-    DeviceSlots { slots: usize },
-    DeviceFails { stores: bool, loads: bool },
-    DeviceState { open: bool },
+    Device(DeviceOp),
     GroupMax { bytes: Option<u64> },
     Poison { at: usize },
     Switch,
     Retire,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum DeviceOp {
+    Slots { device: usize, slots: usize },
+    Fails { device: usize, stores: bool, loads: bool },
+    State { device: usize, open: bool },
+    Prefer { device: usize },
+    Swapon { objects: bool, slots: usize },
+    Swapoff { device: usize },
 }
 
 fn ops() -> impl Strategy<Value = Op> {
@@ -70,21 +81,32 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => at().prop_map(|at| Op::CacheAdd { at }),
         4 => at().prop_map(|at| Op::CacheRemove { at }),
         2 => (at(), page()).prop_map(|(at, page)| Op::Write { at, page }),
-        5 => (at(), 0..4u8).prop_map(|(at, target)| Op::Transfer { at, target }),
-        3 => (at(), 0..40usize, any::<bool>(), 1..20usize).prop_map(|(at, behind, to_device, pages)| {
-            Op::WriteBack { at, behind, to_device, pages }
+        5 => (at(), 0..3 + DEVICES_MAX).prop_map(|(at, target)| Op::Transfer { at, target }),
+        3 => (at(), 0..40usize, 0..=DEVICES_MAX, 1..20usize).prop_map(|(at, behind, target, pages)| {
+            Op::WriteBack { at, behind, target, pages }
         }),
         1 => (0..100_000usize).prop_map(|bytes| Op::Compact { bytes }),
         1 => (-1..3i32).prop_map(|codec| Op::Recompress { codec }),
         2 => proptest::option::of(0..200_000usize).prop_map(|bytes| Op::PoolLimit { bytes }),
         2 => (0..60_000u64).prop_map(|bytes| Op::RamCapacity { bytes }),
-        1 => (0..30usize).prop_map(|slots| Op::DeviceSlots { slots }),
-        1 => any::<(bool, bool)>().prop_map(|(stores, loads)| Op::DeviceFails { stores, loads }),
-        1 => any::<bool>().prop_map(|open| Op::DeviceState { open }),
+        7 => device_ops().prop_map(Op::Device),
         1 => proptest::option::of(0..30_000u64).prop_map(|bytes| Op::GroupMax { bytes }),
         1 => at().prop_map(|at| Op::Poison { at }),
         2 => Just(Op::Switch),
         1 => Just(Op::Retire),
+    ]
+}
+
+fn device_ops() -> impl Strategy<Value = DeviceOp> {
+    let at = any::<usize>;
+    prop_oneof![
+        1 => (at(), 0..30usize).prop_map(|(device, slots)| DeviceOp::Slots { device, slots }),
+        1 => any::<(usize, bool, bool)>()
+            .prop_map(|(device, stores, loads)| DeviceOp::Fails { device, stores, loads }),
+        1 => any::<(usize, bool)>().prop_map(|(device, open)| DeviceOp::State { device, open }),
+        1 => at().prop_map(|device| DeviceOp::Prefer { device }),
+        2 => (any::<bool>(), 0..30usize).prop_map(|(objects, slots)| DeviceOp::Swapon { objects, slots }),
+        1 => at().prop_map(|device| DeviceOp::Swapoff { device }),
     ]
 }
 
@@ -110,7 +132,9 @@ struct Machine {
     workers: Vec<Worker>,
     at: usize,
     ram: (&'static RamBacking, BackingId),
-    device: (&'static TestDevice, BackingId),
+    devices: Vec<(&'static TestDevice, BackingId)>,
+    /// Some page may find no place although there is one.
+    limited: [bool; 2],
     group: GroupId,
     model: BTreeMap<SwapEntry, Known>,
 }
@@ -123,7 +147,8 @@ impl Machine {
         let group = space.create_group(GroupId::ROOT, GroupLimits::default()).expect("room");
         Self {
             ram: (ram, space.add_backing(ram).expect("room")),
-            device: (device, space.add_backing(device).expect("room")),
+            devices: vec![(device, space.add_backing(device).expect("room"))],
+            limited: [false; 2],
             space,
             workers,
             at: 0,
@@ -211,8 +236,8 @@ impl Machine {
                 }
             }
             Op::Transfer { at, target } => self.transfer(at, target),
-            Op::WriteBack { at, behind, to_device, pages } => {
-                self.write_back(at, behind, to_device, pages);
+            Op::WriteBack { at, behind, target, pages } => {
+                self.write_back(at, behind, target, pages);
             }
             Op::Compact { bytes } => {
                 self.space.compact(worker, bytes);
@@ -224,23 +249,16 @@ impl Machine {
                     from = self.space.recompress(worker, cursor, 7, codec).expect("memory").next;
                 }
             }
-            Op::PoolLimit { bytes } => self.space.set_pool_limit(bytes.unwrap_or(usize::MAX)),
+            Op::PoolLimit { bytes } => {
+                self.limited[0] = bytes.is_some();
+                self.space.set_pool_limit(bytes.unwrap_or(usize::MAX));
+            }
             Op::RamCapacity { bytes } => self.shrink(bytes),
-            Op::DeviceSlots { slots } => self.device.0.slots_max.store(slots, Relaxed),
-            Op::DeviceFails { stores, loads } => {
-                self.device.0.fail_stores.store(stores, Relaxed);
-                self.device.0.fail_loads.store(loads, Relaxed);
-            }
-            Op::DeviceState { open } => {
-                let state = if open { BackingState::Active } else { BackingState::Draining };
-                self.space.set_backing_state(self.device.1, state).expect("known");
-                if !open {
-                    self.rehome(self.device.1);
-                }
-            }
+            Op::Device(op) => self.change_device(op),
             Op::GroupMax { bytes } => {
                 let limits =
                     GroupLimits { zswap_max: bytes.unwrap_or(u64::MAX), ..Default::default() };
+                self.limited[1] = bytes.is_some();
                 self.space.set_group_limits(self.group, limits).expect("known");
             }
             Op::Poison { at } => self.poison(at),
@@ -251,6 +269,36 @@ impl Machine {
             }
         }
         self.compare();
+    }
+
+    fn change_device(&mut self, op: DeviceOp) {
+        match op {
+            DeviceOp::Slots { device, slots } => {
+                if let Some((device, _)) = self.device(device) {
+                    device.slots_max.store(slots, Relaxed);
+                }
+            }
+            DeviceOp::Fails { device, stores, loads } => {
+                if let Some((device, _)) = self.device(device) {
+                    device.fail_stores.store(stores, Relaxed);
+                    device.fail_loads.store(loads, Relaxed);
+                }
+            }
+            DeviceOp::State { device, open } => self.set_device_state(device, open),
+            DeviceOp::Prefer { device } => {
+                let preferred = self.device(device).map(|(_, id)| id);
+                self.space.prefer_backings(preferred.as_slice());
+            }
+            DeviceOp::Swapon { objects, slots } => {
+                if self.devices.len() < DEVICES_MAX {
+                    let form = if objects { Form::Objects } else { Form::Pages };
+                    let device = TestDevice::of(form, slots);
+                    let id = self.space.add_backing(device).expect("room");
+                    self.devices.push((device, id));
+                }
+            }
+            DeviceOp::Swapoff { device } => self.swapoff(device),
+        }
     }
 
     fn uncount(&mut self, entry: SwapEntry) {
@@ -281,7 +329,7 @@ impl Machine {
             (Stored::Nothing, Err(LoadError::Resident))
             | (Stored::Poison, Err(LoadError::Poisoned)) => {}
             (Stored::Page(_), Err(LoadError::Io(5))) => {
-                assert!(self.device.0.fail_loads.load(Relaxed), "the device did not fail");
+                assert!(self.loads_fail(), "the device did not fail");
             }
             (stored, loaded) => panic!("{entry:?} is {stored:?} but gave {loaded:?}"),
         }
@@ -316,7 +364,7 @@ impl Machine {
         let same = matches!(stored, Stored::Page(page) if any_page(page).0 == any_page(asked).0);
         assert!(same || !held, "{entry:?} is said to hold page {asked}, not {stored:?}");
         // A device can fail to read, and then nothing is known to be the same.
-        assert!(held || !same || self.device.0.fail_loads.load(Relaxed), "{entry:?} holds {asked}");
+        assert!(held || !same || self.loads_fail(), "{entry:?} holds {asked}");
     }
 
     fn renew(&mut self, at: usize) {
@@ -329,8 +377,8 @@ impl Machine {
         }
     }
 
-    fn write_back(&mut self, at: usize, behind: usize, to_device: bool, pages: usize) {
-        let id = if to_device { self.device.1 } else { self.ram.1 };
+    fn write_back(&mut self, at: usize, behind: usize, target: usize, pages: usize) {
+        let id = self.devices.get(target).map_or(self.ram.1, |(_, id)| *id);
         let from = self.pick(at).map_or(Cursor::START, Cursor::at);
         let until = self.pick(at.wrapping_add(behind)).map_or(Cursor::END, Cursor::behind);
         let mut buffer = vec![0; pages * PAGE_SIZE];
@@ -407,18 +455,19 @@ impl Machine {
         self.forget_if_dead(entry);
     }
 
-    fn transfer(&mut self, at: usize, target: u8) {
+    fn transfer(&mut self, at: usize, target: usize) {
         let Some(entry) = self.pick(at) else { return };
         let target = match target {
             0 => Target::Pool,
             1 => Target::Backing(self.ram.1),
-            2 => Target::Backing(self.device.1),
-            _ => Target::Anywhere,
+            2 => Target::Anywhere,
+            // A device that has gone takes nothing.
+            device => Target::Backing(self.devices.get(device - 3).map_or(GONE, |(_, id)| *id)),
         };
         match self.space.transfer(&mut self.workers[self.at], entry, target) {
             Ok(_) | Err(TransferError::Store(_)) => {}
             Err(TransferError::Load(error)) => {
-                assert!(self.device.0.fail_loads.load(Relaxed), "{error}");
+                assert!(self.loads_fail(), "{error}");
             }
             Err(error) => panic!("{error}"),
         }
@@ -428,6 +477,40 @@ impl Machine {
     fn shrink(&mut self, bytes: u64) {
         self.ram.0.set_capacity(bytes);
         self.rehome(self.ram.1);
+    }
+
+    /// A device that is in use, if there is one.
+    fn device(&self, at: usize) -> Option<(&'static TestDevice, BackingId)> {
+        self.devices.get(at.checked_rem(self.devices.len())?).copied()
+    }
+
+    fn loads_fail(&self) -> bool {
+        self.devices.iter().any(|(device, _)| device.fail_loads.load(Relaxed))
+    }
+
+    fn set_device_state(&mut self, device: usize, open: bool) {
+        let Some((_, id)) = self.device(device) else { return };
+        let state = if open { BackingState::Active } else { BackingState::Draining };
+        self.space.set_backing_state(id, state).expect("known");
+        if !open {
+            self.rehome(id);
+        }
+    }
+
+    /// Empties a device and forgets it, or uses it again.
+    fn swapoff(&mut self, device: usize) {
+        let Some((device, id)) = self.device(device) else { return };
+        self.space.set_backing_state(id, BackingState::Draining).expect("known");
+        self.rehome(id);
+        if device.used() == 0 {
+            self.space.remove_backing(id).expect("it is empty");
+            assert_eq!(self.space.remove_backing(id), Err(BackingSetError::Unknown));
+            self.devices.retain(|(_, other)| *other != id);
+        } else {
+            assert!(self.limited.contains(&true) || self.loads_fail(), "there was room");
+            assert_eq!(self.space.remove_backing(id), Err(BackingSetError::InUse));
+            self.space.set_backing_state(id, BackingState::Active).expect("known");
+        }
     }
 
     fn rehome(&mut self, backing: BackingId) {
@@ -451,7 +534,9 @@ impl Machine {
 
     /// Every page comes back; then everything goes, and nothing is left.
     fn finish(mut self) {
-        self.device.0.fail_loads.store(false, Relaxed);
+        for (device, _) in &self.devices {
+            device.fail_loads.store(false, Relaxed);
+        }
         for entry in self.model.keys().copied().collect::<Vec<_>>() {
             self.load(entry);
             let known = self.model[&entry];
@@ -470,14 +555,14 @@ impl Machine {
         let usage = self.space.usage();
         assert_eq!((usage.live_slots, usage.clusters, usage.payload), (0, 0, 0));
         assert_eq!((usage.external, usage.device, usage.pool_memory), (0, 0, 0));
-        assert_eq!(self.device.0.used(), 0);
+        assert!(self.devices.iter().all(|(device, _)| device.used() == 0));
     }
 }
 
 #[test]
 fn random_operations_agree_with_a_map() {
     let long = std::env::var_os("VSWAP_TEST_LONG").is_some();
-    let config = Config { cases: if long { 20_000 } else { 48 }, ..Config::default() };
+    let config = Config { cases: if long { 20_000 } else { 500 }, ..Config::default() };
     let sequences = proptest::collection::vec(ops(), 1..400);
     TestRunner::new(config)
         .run(&sequences, |sequence| {

@@ -4,20 +4,22 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use common::backings::{RamBacking, TestDevice};
 use common::{Random, page_of};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
-    BackingId, CodecKind, Cursor, GroupId, Limits, LoadError, PAGE_SIZE, Page, SwapEntry, Target,
-    VirtualSwap, Worker,
+    BackingId, BackingState, CodecKind, Cursor, Form, GroupId, Limits, LoadError, PAGE_SIZE, Page,
+    SwapEntry, Target, VirtualSwap, Worker,
 };
 
 const THREADS: u64 = 3;
 const CELLS: usize = 400;
 const STEPS: usize = 12_000;
+const SLOTS: usize = 10_000;
 
 /// A page that says which one it is: its number is in the last 8 bytes, and decides the rest.
 fn tagged(number: u64) -> Page {
@@ -40,8 +42,11 @@ struct Shared {
     space: VirtualSwap<MmapPlatform>,
     cells: Vec<AtomicU64>,
     ram: (&'static RamBacking, BackingId),
-    device: BackingId,
+    /// Two devices, of which one may go while the other has room for all.
+    devices: [AtomicU8; 2],
+    attached: Mutex<[&'static TestDevice; 2]>,
     written_back: AtomicUsize,
+    swapoffs: AtomicUsize,
     stop: AtomicBool,
 }
 
@@ -58,12 +63,15 @@ impl Shared {
         let space = VirtualSwap::new(MmapPlatform, Limits::NONE);
         space.set_pool_limit(256 << 10);
         let ram = RamBacking::new(200_000);
+        let attached = [Form::Pages, Form::Objects].map(|form| TestDevice::of(form, SLOTS));
         Self {
             ram: (ram, space.add_backing(ram).expect("room")),
-            device: space.add_backing(TestDevice::new(10_000)).expect("room"),
+            devices: attached.map(|device| space.add_backing(device).expect("room").raw().into()),
+            attached: Mutex::new(attached),
             space,
             cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect(),
             written_back: AtomicUsize::new(0),
+            swapoffs: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         }
     }
@@ -138,8 +146,11 @@ impl Shared {
                 }
             }
             6 => {
-                let targets =
-                    [Target::Pool, Target::Backing(self.ram.1), Target::Backing(self.device)];
+                let targets = [
+                    Target::Pool,
+                    Target::Backing(self.ram.1),
+                    Target::Backing(self.device(random)),
+                ];
                 let _ = self.space.transfer(worker, entry, targets[random.below(3)]);
                 self.verify(worker, entry, number);
             }
@@ -151,12 +162,39 @@ impl Shared {
         self.put(random.below(CELLS), entry, number);
     }
 
+    /// One of the devices, which may be on its way out.
+    fn device(&self, random: &mut Random) -> BackingId {
+        BackingId::from_raw(self.devices[random.below(2)].load(Ordering::Relaxed))
+    }
+
+    /// Empties a device while everybody goes on, forgets it, and adds another one.
+    fn swapoff_and_on(&self, worker: &mut Worker, number: usize) {
+        let id = BackingId::from_raw(self.devices[number].load(Ordering::Relaxed));
+        self.space.set_backing_state(id, BackingState::Draining).expect("known");
+        // What was stored while it was closed is behind the walk.
+        while self.space.remove_backing(id).is_err() {
+            let mut from = Some(Cursor::START);
+            while let Some(cursor) = from {
+                let done = self.space.rehome(worker, id, cursor, 20).expect("known");
+                assert_eq!(done.failed, 0, "the other device has room");
+                from = done.next;
+            }
+        }
+        let mut attached = self.attached.lock().expect("no thread failed");
+        assert_eq!(attached[number].used(), 0);
+        let form = [Form::Pages, Form::Objects][self.swapoffs.load(Ordering::Relaxed) % 2];
+        attached[number] = TestDevice::of(form, SLOTS);
+        let id = self.space.add_backing(attached[number]).expect("room");
+        self.devices[number].store(id.raw(), Ordering::Relaxed);
+        self.swapoffs.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What goes on in the background of a real system.
     fn housekeep(&self) {
         let mut worker = self.space.worker(CodecKind::Zstd(1)).expect("memory");
         let mut random = Random::new(99);
         while !self.stop.load(Ordering::Relaxed) {
-            match random.below(5) {
+            match random.below(6) {
                 0 => {
                     self.space.compact(&mut worker, 1 << 20);
                 }
@@ -171,7 +209,8 @@ impl Shared {
                     done.expect("known");
                 }
                 3 => {
-                    let id = if random.below(2) == 0 { self.ram.1 } else { self.device };
+                    let id =
+                        if random.below(2) == 0 { self.ram.1 } else { self.device(&mut random) };
                     let mut buffer = vec![0; 8 * PAGE_SIZE];
                     let slots = Cursor::START..Cursor::END;
                     let done =
@@ -180,6 +219,7 @@ impl Shared {
                         });
                     self.written_back.fetch_add(done.expect("known").written, Ordering::Relaxed);
                 }
+                4 => self.swapoff_and_on(&mut worker, random.below(2)),
                 _ => self.space.set_pool_limit((64 << 10) + random.below(1 << 20)),
             }
             let fresh = self.space.worker(CodecKind::Lz4).expect("memory");
@@ -213,6 +253,7 @@ fn threads_that_share_entries_read_what_was_stored() {
         keeper.join().expect("the housekeeper did not fail");
         assert!(done.into_iter().all(|done| done), "a thread failed");
         assert!(shared.written_back.load(Ordering::Relaxed) > 0);
+        assert!(shared.swapoffs.load(Ordering::Relaxed) > 0);
     });
     shared.space.check();
     let mut worker = shared.space.worker(CodecKind::Lz4).expect("memory");

@@ -87,12 +87,13 @@ impl Backing for RamBacking {
     }
 }
 
-/// A page, and whose it is.
+/// A page or an object, and whose it is.
 type Slot = (SwapEntry, Vec<u8>);
 
-/// A swap device of page-sized slots that fails on demand.
+/// A swap device of slots for pages, or for objects, that fails on demand.
 #[derive(Debug)]
 pub struct TestDevice {
+    form: Form,
     slots: Mutex<Vec<Option<Slot>>>,
     /// Slots that may be in use.
     pub slots_max: AtomicUsize,
@@ -105,9 +106,15 @@ pub struct TestDevice {
 }
 
 impl TestDevice {
-    /// A device that lives as long as the process.
+    /// A device for pages that lives as long as the process.
     pub fn new(slots: usize) -> &'static Self {
+        Self::of(Form::Pages, slots)
+    }
+
+    /// A device for what is of this form.
+    pub fn of(form: Form, slots: usize) -> &'static Self {
         Box::leak(Box::new(Self {
+            form,
             slots: Mutex::default(),
             slots_max: slots.into(),
             stores_left: usize::MAX.into(),
@@ -128,12 +135,15 @@ impl Backing for TestDevice {
     }
 
     fn form(&self) -> Form {
-        Form::Pages
+        self.form
     }
 
     fn store(&self, object: Outgoing<'_>) -> Result<Handle, BackingError> {
         let data = object.bytes;
-        assert_eq!(data.len(), PAGE_SIZE, "a device for pages gets pages");
+        assert!(
+            self.form == Form::Objects || data.len() == PAGE_SIZE,
+            "a device for pages gets pages"
+        );
         if self.fail_stores.load(Ordering::Relaxed) {
             return Err(BackingError::Io(5));
         }
@@ -160,6 +170,7 @@ impl Backing for TestDevice {
         let slots = self.slots.lock().unwrap();
         let (owner, page) = slots[handle.raw() as usize].as_ref().expect("the slot is in use");
         assert_eq!(*owner, entry, "the space asks for a page by the entry that it stored it for");
+        assert_eq!(page.len(), out.len(), "the space asks for an object as it was stored");
         out.copy_from_slice(page);
         Ok(())
     }
