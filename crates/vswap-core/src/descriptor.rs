@@ -41,7 +41,7 @@ pub(crate) use place::BACKINGS_MAX;
 pub use place::{Encoding, Place};
 pub(crate) use word::{AtomicDescriptor, Dead, Dup, Put, dup_excess, put_excess};
 
-use crate::entry::GroupId;
+use crate::entry::{BackingId, GroupId};
 
 /// What holds a slot's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +131,12 @@ impl Descriptor {
     #[inline]
     pub fn place(self) -> Option<Place> {
         Place::decode(self.0 & PLACE_MASK)
+    }
+
+    /// Whether the data is in this backing.
+    #[inline]
+    pub const fn is_in(self, id: BackingId) -> bool {
+        Place::is_in(self.0, id)
     }
 
     /// Whether the page is resident as well.

@@ -68,6 +68,9 @@ const WIDE_BITS: u32 = SLACK_BITS + PAYLOAD_BITS;
 const LENGTH_BITS: u32 = 12;
 const BACKING_BITS: u32 = 3;
 
+/// Where a descriptor has the backing's number.
+const BACKING_SHIFT: u32 = PAYLOAD_SHIFT + LENGTH_BITS - SLACK_BITS;
+
 /// Backings that a descriptor can tell apart.
 pub(crate) const BACKINGS_MAX: usize = 1 << BACKING_BITS;
 
@@ -155,6 +158,15 @@ impl Place {
         self.kind() as u64 | rest
     }
 
+    /// Whether the place that is packed in `bits` is in this backing, without unpacking it: for walks
+    /// over all descriptors.
+    #[inline]
+    pub(super) const fn is_in(bits: u64, id: BackingId) -> bool {
+        let kind = bits & super::KIND_MASK;
+        let number = bits >> BACKING_SHIFT & (BACKINGS_MAX as u64 - 1);
+        (kind == Kind::Device as u64 || kind == Kind::External as u64) && number == id.0 as u64
+    }
+
     #[inline]
     pub(super) fn decode(bits: u64) -> Option<Self> {
         let form = bits >> ENCODING_SHIFT & 0b11;
@@ -226,6 +238,10 @@ mod tests {
             let bits = place.encode();
             assert_eq!(Place::decode(bits), Some(place));
             assert_eq!(bits & !super::super::PLACE_MASK, 0, "{place:?} left its fields");
+            for id in (0..BACKINGS_MAX as u8).map(BackingId) {
+                let here = matches!(place, Place::Backing { id: other, .. } if other == id);
+                assert_eq!(Place::is_in(bits, id), here, "{place:?}");
+            }
         }
     }
 
