@@ -59,6 +59,13 @@ impl Random {
     }
 }
 
+/// Microseconds of CPU time that this thread had.
+fn cpu_us() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("procfs");
+    let ns = stat.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+    ns.expect("nanoseconds") / 1e3
+}
+
 /// A page of which so many bytes do not compress.
 fn page(noise: usize) -> Page {
     let mut random = Random(noise as u64);
@@ -116,18 +123,27 @@ struct Swapped {
     entries: Vec<SwapEntry>,
     /// MiB/s of what the device got.
     rate: f64,
+    /// Microseconds of CPU time for each.
+    cpu: f64,
 }
 
 /// Fills the pool and writes it back, until a round's bytes are on the device.
-fn write_back(worker: &mut Worker, device: &SwapDevice, page: &Page, copies: &mut [u8]) -> Swapped {
+fn write_back(
+    worker: &mut Worker,
+    device: &SwapDevice,
+    pages: &[Page],
+    copies: &mut [u8],
+) -> Swapped {
     let space = &engine().space;
-    let (mut entries, mut time) = (Vec::new(), 0.0);
+    let (mut entries, mut time, mut cpu) = (Vec::new(), 0.0, 0.0);
     let before = device.used();
     while device.used() - before < ROUND as u64 {
-        let chunk = (0..CHUNK).map(|_| space.swap_out(worker, GroupId::ROOT, page).expect("room"));
+        let chunk = pages.iter().cycle().take(CHUNK);
+        let chunk = chunk.map(|page| space.swap_out(worker, GroupId::ROOT, page).expect("room"));
         let first = entries.len();
         entries.extend(chunk);
         let mut from = Some(Cursor::at(entries[first]));
+        cpu -= cpu_us();
         time += seconds(|| {
             while let Some(cursor) = from {
                 let all = cursor..Cursor::END;
@@ -135,9 +151,10 @@ fn write_back(worker: &mut Worker, device: &SwapDevice, page: &Page, copies: &mu
                 from = done.expect("it is attached").next;
             }
         });
+        cpu += cpu_us();
     }
     let written = (device.used() - before) as f64 / (1 << 20) as f64;
-    Swapped { entries, rate: written / time }
+    Swapped { rate: written / time, cpu: cpu / entries.len() as f64, entries }
 }
 
 /// Microseconds of the load of one object, after others that are elsewhere.
@@ -194,20 +211,27 @@ fn main() {
     // The file gets its blocks: all later rounds overwrite.
     plain.write(0..END);
 
-    let kinds = [("raw", page(PAGE_SIZE), CodecKind::None), ("lz4", page(1400), CodecKind::Lz4)];
+    let mixed = (1..=16).map(|n| page(n * 200)).collect();
+    let kinds = [
+        ("raw", vec![page(PAGE_SIZE)], CodecKind::None),
+        ("lz4, all of a size", vec![page(1400)], CodecKind::Lz4),
+        ("lz4, of all sizes", mixed, CodecKind::Lz4),
+    ];
     let mut copies = vec![0; BATCH];
     let mut random = Random(7);
     println!("{protection:?}");
-    for (name, page, codec) in kinds {
+    for (name, pages, codec) in kinds {
         let mut worker = engine().space.worker(codec).expect("memory");
-        let (mut rates, mut ratios, mut times) = ([vec![], vec![]], vec![], [vec![], vec![]]);
+        let (mut rates, mut ratios, mut cpu) = ([vec![], vec![]], vec![], vec![]);
+        let mut times = [vec![], vec![]];
         for _ in 0..ROUNDS {
             let before = plain.write(LEN..END);
-            let swapped = write_back(&mut worker, device, &page, &mut copies);
+            let swapped = write_back(&mut worker, device, &pages, &mut copies);
             let bare = f64::midpoint(before, plain.write(LEN..END));
             rates[0].push(bare);
             rates[1].push(swapped.rate);
             ratios.push(swapped.rate / bare);
+            cpu.push(swapped.cpu);
             for _ in 0..LOADS / ROUNDS {
                 times[0].push(plain.read());
                 times[1].push(load(&mut worker, &swapped, &mut random));
@@ -216,8 +240,11 @@ fn main() {
         }
         engine().space.retire(worker);
         let [bare, own] = rates.map(median);
-        let ratio = median(ratios);
-        println!("{name}: written {own:.0} MiB/s, plain {bare:.0} MiB/s, ratio {ratio:.2}");
+        let (ratio, cpu) = (median(ratios), median(cpu));
+        println!(
+            "{name}: written {own:.0} MiB/s, plain {bare:.0} MiB/s, ratio {ratio:.2}, \
+             {cpu:.2} us of CPU time a page"
+        );
         let [bare, own] = times.map(median);
         let ratio = own / bare;
         println!("{name}: loaded in {own:.1} us, plain {bare:.1} us, ratio {ratio:.2}, p50");

@@ -4,6 +4,8 @@
 //! [`Space`] gives it. Whoever stores or loads does the input and output itself, by plain system calls:
 //! threads of the program load too, with the program's descriptors.
 
+mod batch;
+
 use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, Ordering};
@@ -25,7 +27,7 @@ use crate::context::NoMemory;
 use crate::engine::{Side, engine};
 #[cfg(not(test))]
 use crate::io::PlainIo as Io;
-use crate::io::{self, Buffer, Device, DeviceIo, Health, IoError, RUN_BYTES_MAX, Request};
+use crate::io::{self, Buffer, Device, DeviceIo, Health, IoError, Request};
 use crate::lock::SpinLock;
 use crate::pager;
 use crate::run_devices::{Description, DiscardBy};
@@ -325,53 +327,14 @@ impl SwapDevice {
         let mut local = self.local.lock();
         let local = local.as_mut().ok_or(Refusal::Full)?;
         attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)?;
-        for run in Placed::runs(placed) {
-            if let Err(refusal) = self.write_run(attached, run, objects) {
-                for place in placed.iter() {
-                    attached.slots.free(place.block, place.blocks);
-                }
-                return Err(refusal);
+        if let Err(refusal) = self.write_batch(attached, placed, objects) {
+            for place in placed.iter() {
+                attached.slots.free(place.block, place.blocks);
             }
+            return Err(refusal);
         }
         for place in placed.iter() {
             handles[place.object as usize] = handle_of(place.block);
-        }
-        Ok(())
-    }
-
-    /// Writes objects that lie side by side, as many at a time as a buffer holds.
-    fn write_run(
-        &self,
-        attached: &Attached,
-        run: &[Placed],
-        objects: &[Outgoing<'_>],
-    ) -> Result<(), Refusal> {
-        let bytes_of = |place: &Placed| usize::from(place.blocks) * attached.block_bytes();
-        let mut rest = run;
-        while let Some(first) = rest.first() {
-            let mut bytes = 0;
-            let fits = rest.iter().take_while(|place| {
-                bytes += bytes_of(place);
-                bytes <= RUN_BYTES_MAX
-            });
-            let (part, behind) = rest.split_at(fits.count());
-            rest = behind;
-            let bytes = part.iter().map(bytes_of).sum();
-            let mut buffer = SWAP_DEVICES.buffer(bytes).ok_or(Refusal::Full)?;
-            let mut start = 0;
-            for place in part {
-                let out = &mut buffer[start..start + bytes_of(place)];
-                self.seal(&objects[place.object as usize], place, out)?;
-                start += bytes_of(place);
-            }
-            let block = first.block.raw();
-            let blocks = (bytes / attached.block_bytes()) as u32;
-            let _writing = self.read_ahead.begin_write(block, blocks);
-            let device = self.device(attached);
-            let request = Request::new(&device, attached.offset(first.block), buffer);
-            let mut request = [request];
-            Io::new(SWAP_DEVICES.buffers().ok_or(Refusal::Full)?).write_many(&mut request);
-            request[0].result().map_err(Refusal::of)?;
         }
         Ok(())
     }

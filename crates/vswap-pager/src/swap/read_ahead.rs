@@ -53,11 +53,25 @@ pub struct ReadAhead {
 /// A write under way, which ends when this is dropped.
 #[derive(Debug)]
 #[must_use = "the write is under way for as long as this lives"]
-pub struct Writing<'a>(&'a AtomicU64);
+pub struct Writing<'a>(&'a ReadAhead);
+
+impl Writing<'_> {
+    /// Forgets what is about to be written.
+    pub fn forget(&self, first: u32, blocks: u32) {
+        for stream in &self.0.streams {
+            let mut range = stream.range.lock();
+            let overlaps =
+                |range: &Range| first < range.first + range.blocks && range.first < first + blocks;
+            if range.as_ref().is_some_and(overlaps) {
+                *range = None;
+            }
+        }
+    }
+}
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -124,18 +138,10 @@ impl ReadAhead {
         }
     }
 
-    /// Forgets what is about to be written.
-    pub fn begin_write(&self, first: u32, blocks: u32) -> Writing<'_> {
+    /// Keeps nothing from now on that is read before the write has ended.
+    pub fn begin_write(&self) -> Writing<'_> {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        for stream in &self.streams {
-            let mut range = stream.range.lock();
-            let overlaps =
-                |range: &Range| first < range.first + range.blocks && range.first < first + blocks;
-            if range.as_ref().is_some_and(overlaps) {
-                *range = None;
-            }
-        }
-        Writing(&self.ended)
+        Writing(self)
     }
 
     /// Gives all buffers back.
@@ -213,9 +219,9 @@ mod tests {
         ahead.keep(100, 2, 512, read(&ahead));
         assert_eq!(ahead.find(103, 2, |bytes| (bytes.len(), bytes[0])), Some((1024, 3)));
         assert_eq!(ahead.find(115, 2, |_| ()), None);
-        drop(ahead.begin_write(90, 10));
+        ahead.begin_write().forget(90, 10);
         assert!(ahead.find(100, 2, |_| ()).is_some());
-        drop(ahead.begin_write(115, 1));
+        ahead.begin_write().forget(115, 1);
         assert!(ahead.find(100, 2, |_| ()).is_none());
     }
 
@@ -224,7 +230,7 @@ mod tests {
         // The write begins after the read, or before it, and ends before it or after it.
         let ahead = ReadAhead::new();
         let before = read(&ahead);
-        let writing = ahead.begin_write(100, 16);
+        let writing = ahead.begin_write();
         let during = read(&ahead);
         ahead.keep(100, 1, 512, before);
         assert!(ahead.find(100, 1, |_| ()).is_none());

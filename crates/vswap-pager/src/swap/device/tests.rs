@@ -5,6 +5,7 @@
 
 extern crate std;
 
+mod batches;
 mod faults;
 mod lost_writes;
 mod machine;

@@ -8,6 +8,7 @@ use std::vec::Vec;
 
 use super::machine::{Earlier, Harm, Machine, Seen, page_of};
 use super::*;
+use crate::io::RUN_BYTES_MAX;
 use crate::io::faulty::Fault;
 
 const STEPS: usize = 120;

@@ -1,0 +1,75 @@
+//! What a batch writes beside its objects: nothing of anybody's.
+
+use std::os::unix::fs::FileExt as _;
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+use crate::io::faulty::Fault;
+
+fn entry(number: u32) -> SwapEntry {
+    SwapEntry::from_raw(number).expect("an entry")
+}
+
+#[test]
+fn a_gap_is_written_only_where_nobody_has_anything() {
+    let mut run = Run::begin();
+    let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
+    let attached = device.attached().expect("it is attached");
+    let stored: Vec<Handle> = (1..=6)
+        .map(|number| {
+            let bytes = &[number as u8; 900];
+            device.store(Outgoing { entry: entry(number), bytes }).expect("room")
+        })
+        .collect();
+    // The second and the fifth go; new objects come to their places with one batch.
+    let placed = [1, 4].map(|at| {
+        device.free(stored[at], 900);
+        Placed {
+            object: at as u32,
+            block: Block::new(stored[at].raw()).expect("a block"),
+            blocks: 2,
+        }
+    });
+    let objects: Vec<_> =
+        (1..=6).map(|n| Outgoing { entry: entry(n), bytes: &[99; 900] }).collect();
+    device.write_batch(attached, &placed, &objects).expect("it is written");
+    for (number, handle) in (1..=6).zip(&stored) {
+        let expected = if number == 2 || number == 5 { 99 } else { number as u8 };
+        let mut out = vec![0; 900];
+        device.load(entry(number), *handle, &mut out).expect("it is there");
+        assert!(out == vec![expected; 900], "object {number}");
+    }
+    for (number, handle) in (1..=6).zip(stored) {
+        if number != 2 && number != 5 {
+            device.free(handle, 900);
+        }
+    }
+    run.detach(0, device);
+}
+
+#[test]
+fn objects_of_adjoining_clusters_go_out_as_adjoining_requests() {
+    let mut run = Run::begin();
+    let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
+    let page = [7; PAGE_SIZE];
+    let objects: Vec<_> = (1..=64).map(|n| Outgoing { entry: entry(n), bytes: &page }).collect();
+    let mut handles = vec![Handle::default(); objects.len()];
+    let mut store = |device: &'static SwapDevice, nth| {
+        set_faults(Some(|io: Faulty| io.at(Direction::Write, nth, Fault::Error(Errno::ENOSPC))));
+        (device.store_many(&objects, &mut handles).is_ok(), end_faults())
+    };
+    // Of two requests the second can fail; there is no third that could.
+    assert_eq!(store(device, 1), (false, 1));
+    assert_eq!(device.used(), 0);
+    run.detach(0, device);
+    let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
+    assert_eq!(store(device, 2), (true, 0));
+    // A cluster has 56 places of nine blocks and eight blocks more, which are zeros.
+    let end = (u64::from(handles[55].raw()) + 9) * 512;
+    let mut gap = [1; 8 * 512];
+    run.files[0].as_ref().expect("attached").read_exact_at(&mut gap, end).expect("a file");
+    assert_eq!((gap, u64::from(handles[56].raw()) * 512), ([0; 8 * 512], end + 8 * 512));
+    handles.into_iter().for_each(|handle| device.free(handle, PAGE_SIZE));
+    run.detach(0, device);
+}
