@@ -18,7 +18,7 @@ use crate::platform::Platform;
 use crate::worker::Worker;
 
 /// Objects in one batch, at most.
-pub const WRITE_BACK_BATCH: usize = 64;
+pub const WRITE_BACK_BATCH: usize = 160;
 
 /// An object of the pool that could be written back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
