@@ -3,6 +3,25 @@
 //!
 //!     cargo bench -p vswap-pager --bench swap_device [-- [--no-encrypt] [DIRECTORY]]
 //!
+//! # Measured
+//!
+//! ext4 on a virtio disk, O_DIRECT, 2 vCPUs shared with other work, idle-class scheduling, Linux 6.18. Medians
+//! of nine rounds of 128 MiB and 4000 loads, encrypted / only checked:
+//!
+//! | pages | written, part of plain | CPU time a page | loaded, part of plain |
+//! |---|---|---|---|
+//! | raw | 0.29 / 0.44 | 3.9 / 2.8 us | 1.04 / 1.04 |
+//! | lz4, all of a size | 0.21 / 0.34 | 1.8 / 1.3 us | 1.06 / 1.03 |
+//! | lz4, of all sizes | 0.22 / 0.34 | 2.2 / 1.7 us | 1.04 / 1.03 |
+//!
+//! So a load costs what a plain read does, and writeback falls short of 0.8. One thread copies, seals,
+//! writes and commits, one after the other: a raw page takes 4.6 KiB on the device, which the disk
+//! writes in 2.5 us, and 3.9 us of CPU time before and after. Sealing and writing have to overlap, and more
+//! than one thread has to seal. Both rates suffer from the other load, a thread that sleeps more
+//! often the more.
+//!
+//! Before objects went out in one batch: 0.21 and 0.18 (raw), 0.06 and 0.10 (of all sizes).
+//!
 //! Writes a file of 640 MiB there (default: the temporary directory). All take turns, so that they
 //! meet the same disk, and what counts is the ratio.
 
@@ -11,7 +30,7 @@
 use core::ops::Range;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd as _, IntoRawFd as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -70,7 +89,9 @@ fn cpu_us() -> f64 {
 fn page(noise: usize) -> Page {
     let mut random = Random(noise as u64);
     let mut page = Page::ZERO;
-    page.0[..noise].iter_mut().for_each(|byte| *byte = random.next() as u8);
+    for byte in &mut page.0[..noise] {
+        *byte = random.next() as u8;
+    }
     page
 }
 
@@ -94,7 +115,9 @@ impl Plain {
         // SAFETY: the memory of all four is contiguous, and their owners were forgotten.
         let buffer = unsafe { std::slice::from_raw_parts_mut(start, Self::WRITE) };
         let mut random = Random(3);
-        buffer.iter_mut().for_each(|byte| *byte = random.next() as u8);
+        for byte in &mut *buffer {
+            *byte = random.next() as u8;
+        }
         Self { file, buffer, random: Random(5) }
     }
 
@@ -190,7 +213,7 @@ fn attach(file: &File, geometry: Geometry, protection: Protection) -> &'static S
     SWAP_DEVICES.get(0).expect("it was attached")
 }
 
-fn new_file(directory: PathBuf) -> (File, Geometry) {
+fn new_file(directory: &Path) -> (File, Geometry) {
     let path = directory.join(format!("vswap-swap-device-{}", std::process::id()));
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create_new(true).open(&path).expect("a new file");
@@ -205,7 +228,7 @@ fn main() {
     let plain_text = arguments.any(|argument| argument == "--no-encrypt");
     let protection = if plain_text { Protection::Checked } else { Protection::Encrypted };
     let directory = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let (file, geometry) = new_file(directory.map_or_else(std::env::temp_dir, PathBuf::from));
+    let (file, geometry) = new_file(&directory.map_or_else(std::env::temp_dir, PathBuf::from));
     let device = attach(&file, geometry, protection);
     let mut plain = Plain::new(file);
     // The file gets its blocks: all later rounds overwrite.

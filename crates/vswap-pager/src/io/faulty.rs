@@ -27,6 +27,8 @@ pub enum Fault {
     Torn,
     /// It takes this many microseconds longer.
     Delay(u32),
+    /// The device has not answered in time. What it does later is not seen.
+    NoAnswer,
 }
 
 /// Faults that can be scripted.
@@ -128,6 +130,7 @@ impl<'p, E: DeviceIo<'p>> FaultyIo<E> {
         let block = request.device().geometry.block as usize;
         let half = request.len() / block / 2 * block;
         match fault {
+            Fault::NoAnswer => request.set_result(Err(IoError::TimedOut)),
             Fault::Error(error) => request.set_result(Err(error.into())),
             Fault::Short => {
                 let result = self.displaced(direction, request, half, request.offset());

@@ -13,10 +13,10 @@
 //! # Who uses which
 //!
 //! A ring belongs to the thread that made it (SINGLE_ISSUER), and the descriptors that it is given
-//! are looked up in that thread's table. So each thread of the pager that does I/O has a
-//! [`ThreadIo`], and makes its ring at its first request. Threads of the *program* load pages too,
-//! with descriptors of the program's: they use [`PlainIo`], so that the program never gets a ring,
-//! nor the kernel's worker threads for it, in its own process.
+//! are looked up in that thread's table. The reclaimer, which writes most, has a [`ThreadIo`] and makes
+//! its ring at its first write. All others use [`PlainIo`]: threads of the *program* load pages too, with
+//! descriptors of the program's, and get neither a ring nor the kernel's worker threads for it in
+//! their own process.
 //!
 //! Where io_uring is refused (EPERM, EACCES, ENOSYS, ENOMEM, EMFILE, whatever it says), the plain
 //! engine is taken. It is not even tried under a seccomp filter: most answer EPERM anyway, and one

@@ -2,7 +2,8 @@
 //!
 //! An object is sealed into whole blocks of the device, at the place that the core's
 //! [`Space`] gives it. Whoever stores or loads does the input and output itself, by plain system calls:
-//! threads of the program load too, with the program's descriptors.
+//! threads of the program load too, with the program's descriptors. Only the reclaimer writes through
+//! a ring of its own.
 
 mod batch;
 
@@ -84,7 +85,8 @@ impl Refusal {
         match error {
             IoError::Failed(Errno::ENOSPC) | IoError::Short(_) => Self::NoSpace,
             IoError::Failed(error) => Self::Failed(error.0),
-            IoError::TimedOut | IoError::NotSubmitted => Self::Failed(Errno::EIO.0),
+            IoError::TimedOut => Self::Failed(Errno::ETIME.0),
+            IoError::NotSubmitted => Self::Failed(Errno::EIO.0),
         }
     }
 
@@ -328,8 +330,11 @@ impl SwapDevice {
         let local = local.as_mut().ok_or(Refusal::Full)?;
         attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)?;
         if let Err(refusal) = self.write_batch(attached, placed, objects) {
-            for place in placed.iter() {
-                attached.slots.free(place.block, place.blocks);
+            // What was not answered may still be written, at any time: nobody else gets the places.
+            if refusal != Refusal::Failed(Errno::ETIME.0) {
+                for place in placed.iter() {
+                    attached.slots.free(place.block, place.blocks);
+                }
             }
             return Err(refusal);
         }

@@ -11,13 +11,14 @@ use vswap_core::page::{PAGE_SIZE, Page};
 
 use crate::arena::Arena;
 use crate::engine::{Engine, Side, engine};
-use crate::io::{Buffer, DirectBuffers};
+use crate::io::{Buffer, Choice, DeviceIo as _, DirectBuffers, PlainIo, Request, ThreadIo};
 use crate::lock::{self, SpinLock};
 use crate::run_devices::{Description, RunDevices};
 use crate::swap::device::{Refusal, SwapDevice};
 use crate::swap::leases::Forking;
 use crate::sys::fd::{self, Fd};
 use crate::sys::file::{self, Identity};
+use crate::sys::task;
 
 /// Groups of buffers for input and output, of 256 KiB each.
 const BUFFER_GROUPS: usize = 4;
@@ -31,6 +32,19 @@ const BUFFER_SPINS: u32 = 100_000;
 /// Such looks between two times that all read-ahead is forgotten for want of a buffer.
 const SPINS_PER_GIVING_WAY: u32 = 64;
 
+/// How long a device may take over a batch that the writer writes.
+const WRITE_TIMEOUT_NS: u64 = 60_000_000_000;
+
+/// The engine of the thread that writes most.
+#[derive(Debug)]
+struct Writer {
+    thread: u32,
+    io: ThreadIo<'static>,
+}
+
+// SAFETY: a ring is used by the thread that made it and no other: `write` compares.
+unsafe impl Send for Writer {}
+
 /// Devices, their order, and the memory that they share.
 #[derive(Debug)]
 pub struct SwapDevices {
@@ -38,6 +52,7 @@ pub struct SwapDevices {
     set: DeviceSet,
     turn: SpinLock<Turn>,
     buffers: SpinLock<Option<&'static DirectBuffers>>,
+    writer: SpinLock<Option<Writer>>,
     left: SpinLock<[Option<Left>; DEVICES_MAX]>,
     any_left: AtomicBool,
     keeps_slots: AtomicBool,
@@ -70,6 +85,7 @@ impl SwapDevices {
             set: DeviceSet::new(),
             turn: SpinLock::new(Turn::NONE),
             buffers: SpinLock::new(None),
+            writer: SpinLock::new(None),
             left: SpinLock::new([None; DEVICES_MAX]),
             any_left: AtomicBool::new(false),
             keeps_slots: AtomicBool::new(false),
@@ -188,6 +204,25 @@ impl SwapDevices {
         })
     }
 
+    /// Writes. The pager's thread that first has a batch, which is the reclaimer, does it through io_uring where
+    /// that may be used: the kernel has the whole batch at once, and a device that does not answer does not
+    /// hold the thread for good.
+    pub fn write(&self, buffers: &'static DirectBuffers, requests: &mut [Request<'_, 'static>]) {
+        if engine().side() == Side::Pager
+            && let Some(mut writer) = self.writer.try_lock()
+        {
+            let thread = task::thread_id();
+            if writer.is_none() && requests.len() > 1 {
+                let io = ThreadIo::new(buffers, Choice::Best, WRITE_TIMEOUT_NS);
+                *writer = Some(Writer { thread, io });
+            }
+            if let Some(Writer { io, .. }) = writer.as_mut().filter(|one| one.thread == thread) {
+                return io.write_many(requests);
+            }
+        }
+        PlainIo::new(buffers).write_many(requests);
+    }
+
     fn make_buffers(&self) -> bool {
         let mut buffers = self.buffers.lock();
         if buffers.is_none() {
@@ -298,6 +333,9 @@ impl SwapDevices {
         self.turn.reset_after_fork();
         self.buffers.reset_after_fork();
         self.left.reset_after_fork();
+        self.writer.reset_after_fork();
+        // The ring is the parent's.
+        core::mem::forget(self.writer.lock().take());
         if let Some(buffers) = self.buffers() {
             buffers.reset_after_fork();
         }

@@ -8,8 +8,10 @@
 use vswap_core::Outgoing;
 use vswap_core::device::space::{Block, OBJECT_BLOCKS_MAX, Placed};
 
-use super::{Attached, Io, Refusal, SwapDevice};
-use crate::io::{Batch, Buffer, DeviceIo as _, RUN_BYTES_MAX};
+use super::{Attached, Refusal, SwapDevice};
+#[cfg(test)]
+use crate::io::DeviceIo as _;
+use crate::io::{Batch, Buffer, RUN_BYTES_MAX};
 use crate::swap::SWAP_DEVICES;
 
 /// Blocks of a gap that is written, at most: what a cluster has too few for one more object.
@@ -109,7 +111,11 @@ fn buffer(batch: &mut Batch<'_, 'static>, bytes: usize) -> Result<Buffer<'static
 
 /// Writes what a batch has, and makes it empty.
 fn write_out(batch: &mut Batch<'_, 'static>) -> Result<(), Refusal> {
-    Io::new(SWAP_DEVICES.buffers().ok_or(Refusal::Full)?).write_many(batch);
+    let buffers = SWAP_DEVICES.buffers().ok_or(Refusal::Full)?;
+    #[cfg(not(test))]
+    SWAP_DEVICES.write(buffers, batch);
+    #[cfg(test)]
+    super::tests::FaultyThreadIo::new(buffers).write_many(batch);
     let written = batch.result().map_err(Refusal::of);
     batch.clear();
     written

@@ -22,7 +22,7 @@ use vswap_core::device::space::Geometry;
 
 use super::*;
 use crate::io::faulty::FaultyIo;
-use crate::io::{DirectBuffers, Direction, Late, PlainIo};
+use crate::io::{Choice, DirectBuffers, Direction, Late, PlainIo, ThreadIo};
 use crate::run_page::RunPage;
 use crate::sys::task;
 
@@ -41,13 +41,13 @@ fn only_an_error_of_the_device_is_for_good() {
     assert_eq!(Refusal::of(IoError::Short(512)), Refusal::NoSpace);
 }
 
-type Faulty = FaultyIo<PlainIo<'static>>;
+type Faulty = FaultyIo<ThreadIo<'static>>;
 
 thread_local! {
     static FAULTS: RefCell<Option<Faulty>> = const { RefCell::new(None) };
 }
 
-/// What devices of a test do their transfers with: the plain engine, and the thread's faults.
+/// What devices of a test do their transfers with: the thread's faults, and one engine or the other.
 pub struct FaultyThreadIo(PlainIo<'static>);
 
 impl FaultyThreadIo {
@@ -79,7 +79,11 @@ impl DeviceIo<'static> for FaultyThreadIo {
 
 /// Has this thread's transfers fail as told, from now on; gives how often they did until now.
 fn set_faults(told: Option<impl FnOnce(Faulty) -> Faulty>) -> u64 {
-    let io = PlainIo::new(SWAP_DEVICES.buffers().expect("a device is attached"));
+    static TOLD: AtomicU32 = AtomicU32::new(0);
+    let buffers = SWAP_DEVICES.buffers().expect("a device is attached");
+    let even = TOLD.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+    let choice = if even { Choice::Best } else { Choice::Plain };
+    let io = ThreadIo::new(buffers, choice, 600_000_000_000);
     let before = FAULTS.replace(told.map(|told| told(FaultyIo::new(io))));
     before.map_or(0, |before| before.injected())
 }

@@ -70,6 +70,24 @@ fn objects_of_adjoining_clusters_go_out_as_adjoining_requests() {
     let mut gap = [1; 8 * 512];
     run.files[0].as_ref().expect("attached").read_exact_at(&mut gap, end).expect("a file");
     assert_eq!((gap, u64::from(handles[56].raw()) * 512), ([0; 8 * 512], end + 8 * 512));
-    handles.into_iter().for_each(|handle| device.free(handle, PAGE_SIZE));
+    for handle in handles {
+        device.free(handle, PAGE_SIZE);
+    }
+    run.detach(0, device);
+}
+
+#[test]
+fn a_write_without_an_answer_keeps_its_place_from_others() {
+    let mut run = Run::begin();
+    let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
+    let object = Outgoing { entry: entry(1), bytes: &[7; 900] };
+    set_faults(Some(|io: Faulty| io.at(Direction::Write, 0, Fault::NoAnswer)));
+    assert_eq!(device.store(object), Err(BackingError::Io(Errno::ETIME.0)));
+    end_faults();
+    assert_eq!(device.refusal(), Some(Refusal::Failed(Errno::ETIME.0)));
+    assert_eq!(device.used(), 1024, "its place is somebody's");
+    let slots = &device.attached().expect("it is attached").slots;
+    let mut blocks = (0..8192).filter_map(Block::new);
+    slots.free(blocks.find(|&block| slots.is_used(block)).expect("its place"), 2);
     run.detach(0, device);
 }
