@@ -192,7 +192,9 @@ fn load(worker: &mut Worker, swapped: &Swapped, random: &mut Random) -> f64 {
 /// Takes the file into use as the run's only device.
 fn attach(file: &File, geometry: Geometry, protection: Protection) -> &'static SwapDevice {
     // SAFETY: all-zero bytes are a valid page.
-    let run: Box<RunPage> = unsafe { Box::new_zeroed().assume_init() };
+    let run: Box<RunPage> = unsafe {
+        Box::from_raw(std::alloc::alloc_zeroed(std::alloc::Layout::new::<RunPage>()).cast())
+    };
     let run: &'static RunPage = Box::leak(run);
     run.devices.protect([7; KEY], protection);
     let shift = geometry.block.trailing_zeros();

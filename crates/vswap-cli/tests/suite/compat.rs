@@ -164,7 +164,9 @@ impl Scratch {
 
     /// A file with this text.
     fn file(extension: &str, text: &str) -> Self {
-        let scratch = Self(scratch("compat").with_added_extension(extension));
+        let mut path = scratch("compat").into_os_string();
+        path.push(format!(".{extension}"));
+        let scratch = Self(path.into());
         std::fs::write(&scratch.0, text).expect("a scratch file");
         scratch
     }

@@ -122,7 +122,7 @@ pub fn record(name: &str, cells: &Cells) {
     let _file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut rows = read();
     println!("{name}: {}", cells.fares.cell());
-    if !std::env::var_os("VSWAP_TEST_TABLE").is_some_and(|value| value != "0") {
+    if std::env::var_os("VSWAP_TEST_TABLE").is_none_or(|value| value == "0") {
         if !matches!(cells.fares, Fares::NotRun(_)) {
             require(name, &cells.fares, &rows);
         }
