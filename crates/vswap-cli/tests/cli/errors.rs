@@ -60,6 +60,10 @@ fn wrong_usage_ends_with_2() {
         (&["reclaim", "some-run"], "no run or no size given", "vswap reclaim nightly 512M"),
         (&["reclaim", "some-run", "0"], "the size is 0", "at least 4K"),
         (&["reclaim", "some-run", "1X"], "unknown suffix 'X'", "use K, M, G or T"),
+        (&["run", "--swap", "/tmp,prio=x", "true"], "'x' is no priority", "from -1 to 32767"),
+        (&["run", "--cold-codec", "none", "true"], "makes nothing smaller", "zstd:LEVEL"),
+        (&["swapon", "no-such-run", "/tmp"], "no run 'no-such-run'", ""),
+        (&["swapoff", "no-such-run", "--all"], "no run 'no-such-run'", ""),
         (&["walk"], "unknown command 'walk'", "try 'vswap --help'"),
         (&["--fast"], "unknown option '--fast'", "try 'vswap --help'"),
         (&["doctor", "now"], "unknown option 'now'", "try 'vswap --help'"),
@@ -75,6 +79,7 @@ fn files_of_options_are_tried_before_the_program_starts() {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let marker = path("started");
     let existing = file(&directory, "existing", b"precious", 0o644);
+    let large = file(&directory, "large", &[b'x'; 1 << 16], 0o644);
     for (option, value, what) in [
         ("--stats", path("no/such/file"), "no such file or directory"),
         ("--stats", path(""), "is a directory"),
@@ -82,7 +87,9 @@ fn files_of_options_are_tried_before_the_program_starts() {
         ("--pressure", "/".to_owned(), "not a file name"),
         ("--swap", path("no/such/file"), "no such file or directory"),
         ("--swap", format!("{existing}/file"), "is not a directory"),
-        ("--swap", existing.clone(), "exists"),
+        ("--swap", existing.clone(), "8 bytes, which is too little"),
+        ("--swap", large.clone(), "not a swap area"),
+        ("--swap", "/dev/null".to_owned(), "neither a file nor a block device"),
         ("--swap", format!("{}:9000T", path("")), "free, less than"),
         ("--swap", "/proc".to_owned(), "cannot create a file in /proc"),
     ] {
@@ -90,6 +97,7 @@ fn files_of_options_are_tried_before_the_program_starts() {
     }
     assert!(!Path::new(&marker).exists(), "the program was started");
     assert_eq!(fs::read(existing).unwrap(), b"precious");
+    assert!(fs::read(large).unwrap().iter().all(|&byte| byte == b'x'));
 }
 
 #[test]
