@@ -79,7 +79,7 @@ fn files_of_options_are_tried_before_the_program_starts() {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let marker = path("started");
     let existing = file(&directory, "existing", b"precious", 0o644);
-    let large = file(&directory, "large", &[b'x'; 1 << 16], 0o644);
+    let large = file(&directory, "large", &vec![b'x'; 1 << 16], 0o644);
     for (option, value, what) in [
         ("--stats", path("no/such/file"), "no such file or directory"),
         ("--stats", path(""), "is a directory"),
