@@ -61,7 +61,7 @@ pub enum DiscardBy {
     Ioctl = 2,
 }
 
-const NO_LIMIT: u64 = u64::MAX;
+const NO_LIMIT: u64 = 0;
 
 const HAS_HEADER: u32 = 1 << 8;
 const DIRECT: u32 = 1 << 9;
@@ -218,7 +218,7 @@ pub struct RunDevices {
     key: [AtomicU64; KEY_WORDS],
     encrypted: AtomicU32,
     processes: AtomicU32,
-    /// Extents that may be leased on all of them, or [`NO_LIMIT`].
+    /// One more than the extents that may be leased on all of them, or [`NO_LIMIT`].
     swap_max: AtomicU64,
     /// Leases under way.
     pending: AtomicU32,
@@ -239,16 +239,19 @@ impl RunDevices {
 
     /// Limits what members hold on all devices together, in bytes, to whole extents.
     pub fn set_swap_max(&self, bytes: Option<u64>) {
-        let extents = bytes.map_or(NO_LIMIT, |bytes| bytes >> EXTENT_BYTES_SHIFT);
-        self.swap_max.store(extents, Ordering::Relaxed);
+        let limit = bytes.map_or(NO_LIMIT, |bytes| (bytes >> EXTENT_BYTES_SHIFT) + 1);
+        self.swap_max.store(limit, Ordering::Relaxed);
+    }
+
+    fn extents_max(&self) -> Option<u64> {
+        self.swap_max.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Leases an extent of a device to a member, if the run may have one more.
     pub fn lease(&self, number: usize, member: usize) -> Option<Extent> {
-        let max = self.swap_max.load(Ordering::Relaxed);
-        if max == NO_LIMIT {
+        let Some(max) = self.extents_max() else {
             return self.get(number)?.lease(member);
-        }
+        };
         // Counted before it is taken, so that members that lease at once do not exceed it together.
         let pending = self.pending.fetch_add(1, Ordering::SeqCst) + 1;
         let held = self.leased() >> EXTENT_BYTES_SHIFT;
@@ -269,9 +272,8 @@ impl RunDevices {
 
     /// Bytes that all devices have, as far as they may be used.
     pub fn limit(&self) -> u64 {
-        let max = self.swap_max.load(Ordering::Relaxed);
         let all = self.all().map(|(_, device)| device.limit()).sum();
-        if max == NO_LIMIT { all } else { all.min(max << EXTENT_BYTES_SHIFT) }
+        self.extents_max().map_or(all, |max| all.min(max << EXTENT_BYTES_SHIFT))
     }
 
     /// Bytes up to the end of what was ever leased.

@@ -363,17 +363,17 @@ impl SwapDevice {
         let block_bytes = attached.block_bytes();
         let end = attached.slots.geometry().blocks();
         let window = self.read_ahead.window(block.raw(), blocks, block_bytes);
-        let window = window.min((end - block.raw()) as usize * block_bytes);
+        let bytes = window.bytes.min((end - block.raw()) as usize * block_bytes);
         let since = self.read_ahead.moment();
         let object = usize::from(blocks) * block_bytes;
-        let buffer = match self.transfer_in(attached, block, window) {
+        let buffer = match self.transfer_in(attached, block, bytes) {
             // What lies behind may be bad, or not written.
-            Err(_) if window > object => self.transfer_in(attached, block, object)?,
+            Err(_) if bytes > object => self.transfer_in(attached, block, object)?,
             result => result?,
         };
         self.open(entry, block, blocks, &buffer[..object], out)?;
         if buffer.len() > object {
-            self.read_ahead.keep(block.raw(), blocks, block_bytes, Read { buffer, since });
+            self.read_ahead.keep(block.raw(), blocks, block_bytes, Read { buffer, since, window });
         }
         Ok(())
     }

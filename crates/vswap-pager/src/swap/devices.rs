@@ -21,7 +21,7 @@ use crate::sys::file::{self, Identity};
 use crate::sys::task;
 
 /// Groups of buffers for input and output, of 256 KiB each.
-const BUFFER_GROUPS: usize = 4;
+const BUFFER_GROUPS: usize = 6;
 
 /// Blocks of one device in a row before the next of the same priority has its turn.
 const TURN_BLOCKS: u32 = 512;

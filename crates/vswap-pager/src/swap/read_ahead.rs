@@ -1,8 +1,9 @@
 //! Read-ahead on a device: what follows an object is read with it while accesses are in order.
 //!
 //! Objects that were evicted together lie side by side with those of their size, so this follows the order
-//! of eviction for each size, as the kernel's read-ahead by clusters does, whatever the addresses. What
-//! was read stays sealed until it is asked for.
+//! of eviction for each size, as the kernel's read-ahead by clusters does, whatever the addresses. Several
+//! places are followed at once: a merge reads two runs. What was read stays sealed until it is asked
+//! for.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -23,6 +24,9 @@ const GAP_BLOCKS: u32 = 64;
 /// Sizes of objects, in blocks; and there is no object of none.
 const SIZES: usize = OBJECT_BLOCKS_MAX + 1;
 
+/// Places that are followed for each size.
+const PLACES: usize = 3;
+
 /// Blocks that were read, and are still what they were then.
 #[derive(Debug)]
 struct Range {
@@ -32,19 +36,31 @@ struct Range {
     buffer: Buffer<'static>,
 }
 
-/// Accesses to objects of one size.
+/// Accesses in order to objects of one size.
 #[derive(Debug)]
 struct Stream {
     range: SpinLock<Option<Range>>,
     /// Behind the last object that was asked for.
     expected: AtomicU32,
     window: AtomicU32,
+    /// When it was last of use, in accesses that were not found here.
+    used: AtomicU32,
+}
+
+/// What to read for an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// From its first block on.
+    pub bytes: usize,
+    /// Which of the places it is.
+    place: usize,
 }
 
 /// What is kept of one device.
 #[derive(Debug)]
 pub struct ReadAhead {
-    streams: [Stream; SIZES],
+    streams: [[Stream; PLACES]; SIZES],
+    accesses: AtomicU32,
     /// Writes that began and that ended; what was read during one may be older than it.
     begun: AtomicU64,
     ended: AtomicU64,
@@ -58,7 +74,7 @@ pub struct Writing<'a>(&'a ReadAhead);
 impl Writing<'_> {
     /// Forgets what is about to be written.
     pub fn forget(&self, first: u32, blocks: u32) {
-        for stream in &self.0.streams {
+        for stream in self.0.streams.as_flattened() {
             let mut range = stream.range.lock();
             let overlaps =
                 |range: &Range| first < range.first + range.blocks && range.first < first + blocks;
@@ -80,12 +96,16 @@ impl ReadAhead {
     pub const fn new() -> Self {
         Self {
             streams: [const {
-                Stream {
-                    range: SpinLock::new(None),
-                    expected: AtomicU32::new(0),
-                    window: AtomicU32::new(0),
-                }
+                [const {
+                    Stream {
+                        range: SpinLock::new(None),
+                        expected: AtomicU32::new(0),
+                        window: AtomicU32::new(0),
+                        used: AtomicU32::new(0),
+                    }
+                }; PLACES]
             }; SIZES],
+            accesses: AtomicU32::new(0),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
@@ -93,30 +113,39 @@ impl ReadAhead {
 
     /// Gives an object's blocks to `take` if they are here. What it says of them is passed on.
     pub fn find<T>(&self, first: u32, blocks: u8, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        let stream = &self.streams[usize::from(blocks)];
-        let range = stream.range.try_lock()?;
-        let range = range.as_ref()?;
         let end = first + u32::from(blocks);
-        if first < range.first || end > range.first + range.blocks {
-            return None;
+        for stream in &self.streams[usize::from(blocks)] {
+            let Some(range) = stream.range.try_lock() else { continue };
+            let Some(range) = range.as_ref() else { continue };
+            if range.first <= first && end <= range.first + range.blocks {
+                stream.expected.store(end, Ordering::Relaxed);
+                let start = (first - range.first) as usize * range.block_bytes;
+                let len = usize::from(blocks) * range.block_bytes;
+                return Some(take(&range.buffer[start..start + len]));
+            }
         }
-        stream.expected.store(end, Ordering::Relaxed);
-        let start = (first - range.first) as usize * range.block_bytes;
-        let len = usize::from(blocks) * range.block_bytes;
-        Some(take(&range.buffer[start..start + len]))
+        None
     }
 
-    /// How many bytes to read from a block on, for an object of so many blocks there.
-    pub fn window(&self, first: u32, blocks: u8, block_bytes: usize) -> usize {
-        let stream = &self.streams[usize::from(blocks)];
-        let expected = stream.expected.swap(first + u32::from(blocks), Ordering::Relaxed);
-        let in_order = first.wrapping_sub(expected) <= GAP_BLOCKS;
+    /// What to read for an object of so many blocks, from a block on.
+    pub fn window(&self, first: u32, blocks: u8, block_bytes: usize) -> Window {
+        let now = self.accesses.fetch_add(1, Ordering::Relaxed);
+        let streams = &self.streams[usize::from(blocks)];
+        let follows = |stream: &Stream| {
+            first.wrapping_sub(stream.expected.load(Ordering::Relaxed)) <= GAP_BLOCKS
+        };
+        let in_order = streams.iter().position(follows);
+        let idle = |place: &usize| now.wrapping_sub(streams[*place].used.load(Ordering::Relaxed));
+        let place = in_order.or_else(|| (0..PLACES).max_by_key(idle)).unwrap_or(0);
+        let stream = &streams[place];
         let window = match stream.window.load(Ordering::Relaxed) as usize {
-            _ if !in_order => 0,
+            _ if in_order.is_none() => 0,
             window => (2 * window).clamp(WINDOW_MIN, WINDOW_MAX),
         };
         stream.window.store(window as u32, Ordering::Relaxed);
-        window.max(usize::from(blocks) * block_bytes)
+        stream.expected.store(first + u32::from(blocks), Ordering::Relaxed);
+        stream.used.store(now, Ordering::Relaxed);
+        Window { bytes: window.max(usize::from(blocks) * block_bytes), place }
     }
 
     /// A moment without a write, for [`Self::keep`]; `None` while one is under way.
@@ -131,7 +160,7 @@ impl ReadAhead {
     /// Keeps what was read for an object, if nothing was being written from before the read until now.
     pub fn keep(&self, first: u32, blocks: u8, block_bytes: usize, read: Read) {
         let count = (read.buffer.len() / block_bytes) as u32;
-        let mut range = self.streams[usize::from(blocks)].range.lock();
+        let mut range = self.streams[usize::from(blocks)][read.window.place].range.lock();
         // A write that begins from here on finds it, and forgets it.
         if read.since.is_some_and(|Moment(begun)| begun == self.begun.load(Ordering::SeqCst)) {
             *range = Some(Range { first, blocks: count, block_bytes, buffer: read.buffer });
@@ -146,14 +175,14 @@ impl ReadAhead {
 
     /// Gives all buffers back.
     pub fn give_up(&self) {
-        for stream in &self.streams {
+        for stream in self.streams.as_flattened() {
             *stream.range.lock() = None;
         }
     }
 
     /// In the child of a fork, where the buffers are empty.
     pub fn reset_after_fork(&self) {
-        for stream in &self.streams {
+        for stream in self.streams.as_flattened() {
             stream.range.reset_after_fork();
             // The buffers are all taken for free there.
             core::mem::forget(stream.range.lock().take());
@@ -172,6 +201,8 @@ pub struct Read {
     pub buffer: Buffer<'static>,
     /// [`ReadAhead::moment`], from before the read.
     pub since: Option<Moment>,
+    /// What was to be read.
+    pub window: Window,
 }
 
 impl Default for ReadAhead {
@@ -201,16 +232,23 @@ mod tests {
     #[test]
     fn the_window_grows_in_order_and_ends_out_of_order() {
         let ahead = ReadAhead::new();
-        assert_eq!(ahead.window(1000, 4, 512), 2048);
-        assert_eq!(ahead.window(1004, 4, 512), WINDOW_MIN);
+        let bytes = |first, blocks| ahead.window(first, blocks, 512).bytes;
+        assert_eq!(bytes(1000, 4), 2048);
+        assert_eq!(bytes(1004, 4), WINDOW_MIN);
         // Objects of another size are elsewhere.
-        assert_eq!(ahead.window(7000, 5, 512), 2560);
-        assert_eq!(ahead.window(1010, 4, 512), 2 * WINDOW_MIN);
-        assert_eq!(ahead.window(500, 4, 512), 2048);
+        assert_eq!(bytes(7000, 5), 2560);
+        assert_eq!(bytes(1010, 4), 2 * WINDOW_MIN);
+        // Two more places, in turns.
+        assert_eq!((bytes(5000, 4), bytes(9000, 4)), (2048, 2048));
+        assert_eq!((bytes(5004, 4), bytes(9004, 4)), (WINDOW_MIN, WINDOW_MIN));
+        // Another one takes the place of the one that was of no use for longest.
+        assert_eq!(bytes(500, 4), 2048);
+        assert_eq!(bytes(1014, 4), 2048);
     }
 
     fn read(ahead: &ReadAhead) -> Read {
-        Read { buffer: buffer(16), since: ahead.moment() }
+        let window = Window { bytes: 16 * 512, place: 0 };
+        Read { buffer: buffer(16), since: ahead.moment(), window }
     }
 
     #[test]
