@@ -7,19 +7,17 @@ use rustix::process::Pid;
 /// Bytes of resident anonymous memory of some processes. Processes that share their memory, as a
 /// pager does with its program, are counted once.
 pub fn anonymous_bytes(processes: &[Pid]) -> u64 {
-    let mut counted: Vec<Pid> = Vec::new();
-    let mut bytes = 0;
+    // Before anything is read: a program that ends shares nothing with its pager any more, and would be
+    // counted once more with that.
+    let mut distinct: Vec<Pid> = Vec::new();
     for &process in processes {
-        if counted.iter().any(|&other| share_memory(process, other)) {
-            continue;
-        }
-        // A process that ended in between has none.
-        if let Ok(rollup) = fs::read_to_string(format!("/proc/{process}/smaps_rollup")) {
-            bytes += pss_anon(&rollup);
-            counted.push(process);
+        if !distinct.iter().any(|&other| share_memory(process, other)) {
+            distinct.push(process);
         }
     }
-    bytes
+    // A process that ended in between has none.
+    let read = |process| fs::read_to_string(format!("/proc/{process}/smaps_rollup")).ok();
+    distinct.into_iter().filter_map(read).map(|rollup| pss_anon(&rollup)).sum()
 }
 
 /// A process and its descendants, as far as they still have their parents.
