@@ -233,6 +233,10 @@ fn keep_all(engine: &Engine, opened: &Opened) -> Result<(), StartError> {
     kept.uffd.store(keep(opened.uffd.raw()).map_err(StartError::Userfaultfd)?, Ordering::Release);
     for (_, device) in SWAP_DEVICES.all() {
         let fd = device.fd(Side::Pager).load(Ordering::Relaxed);
+        // The parent's, which has nothing of this process, and which the run has not given it.
+        if fd < 0 {
+            continue;
+        }
         let kept = keep(fd).map_err(StartError::Proc)?;
         // The child of a fork had its parent's until now.
         drop(Fd::new(device.fd(Side::Program).swap(kept, Ordering::AcqRel)));

@@ -446,6 +446,9 @@ impl SwapDevice {
 
     /// Frees the locks in the child of a fork.
     pub fn reset_after_fork(&self) {
+        // A number of the parent's pager. In the child's it may be any file of the program's, to which nothing
+        // must be written if the run does not give the device to the child.
+        self.pager_fd.store(NO_FD, Ordering::Relaxed);
         self.local.reset_after_fork();
         self.read_ahead.reset_after_fork();
     }

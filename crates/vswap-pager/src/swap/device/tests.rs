@@ -26,6 +26,15 @@ use crate::io::{Choice, DirectBuffers, Direction, Late, PlainIo, ThreadIo};
 use crate::run_page::RunPage;
 use crate::sys::task;
 
+/// The number would be some file of the program's in a child that does not get the device.
+#[test]
+fn a_child_does_not_take_its_parents_descriptor_for_its_own() {
+    static DEVICE: SwapDevice = SwapDevice::new(7);
+    DEVICE.fd(Side::Pager).store(0, Ordering::Relaxed);
+    DEVICE.reset_after_fork();
+    assert_eq!(DEVICE.fd(Side::Pager).load(Ordering::Relaxed), NO_FD);
+}
+
 #[test]
 fn refusals_survive_as_words() {
     for refusal in [Refusal::Full, Refusal::NoSpace, Refusal::Failed(5)] {

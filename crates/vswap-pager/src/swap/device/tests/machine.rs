@@ -308,7 +308,13 @@ impl Machine {
         let side = [Fork::Parent, Fork::Child][self.random.below(2)];
         let forking = SWAP_DEVICES.before_fork();
         if side == Fork::Child {
+            let fd = |device: &SwapDevice| device.fd(Side::Pager).load(Ordering::Relaxed);
+            let given: Vec<_> = self.devices.iter().map(|device| fd(device)).collect();
             SWAP_DEVICES.reset_after_fork();
+            // As the run gives them to a child that joins it.
+            for (device, fd) in self.devices.iter().zip(given) {
+                device.fd(Side::Pager).store(fd, Ordering::Relaxed);
+            }
         }
         self.devices.iter().for_each(|device| device.seal_after_fork(side));
         if side == Fork::Parent {
