@@ -213,11 +213,14 @@ pub struct Newcomers {
     /// What was unmanaged after the last look, and less if it has shrunk since.
     unmanaged: u64,
     looked_ns: u64,
+    /// Whether something changed during the last look: a mapping may be registered in part.
+    disturbed: bool,
 }
 
 impl Newcomers {
-    /// Looks if more memory is unmanaged than at the last look, or if the budget is exceeded in spite of
-    /// reclaim: a trap may have made memory writable that reclaim passes over. On the pager's watcher.
+    /// Looks if more memory is unmanaged than at the last look, if that was disturbed, or if the budget is
+    /// exceeded in spite of reclaim: a trap may have made memory writable that reclaim passes over. On the
+    /// pager's watcher.
     pub fn look(&mut self, engine: &Engine) {
         let unmanaged = engine.budget.unmanaged();
         self.unmanaged = self.unmanaged.min(unmanaged);
@@ -225,17 +228,22 @@ impl Newcomers {
         let grown = unmanaged - self.unmanaged >= engine.budget.margin() as u64;
         let short =
             engine.budget.free() < engine.budget.min_watermark() && now - self.looked_ns > SHORT_NS;
-        if !(grown || short) || now < self.due_ns || engine.phase() != Phase::Active {
+        if !(grown || short || self.disturbed)
+            || now < self.due_ns
+            || engine.phase() != Phase::Active
+        {
             return;
         }
         let before = task::thread_cpu_ns();
         let (mut maps, settled) = events::settle(engine, engine.lock_maps(), Side::Pager);
         // What cannot be read now can perhaps at the next look. The second time takes over the rest of
         // what has come while the first was under way, and is registered in part.
-        if settled
-            && within(engine, &mut maps, PageRange::EVERYTHING).is_ok()
-            && within(engine, &mut maps, PageRange::EVERYTHING) == Ok(Look::Complete)
-        {
+        let look = settled.then(|| {
+            within(engine, &mut maps, PageRange::EVERYTHING)
+                .and_then(|_| within(engine, &mut maps, PageRange::EVERYTHING))
+        });
+        self.disturbed = matches!(look, None | Some(Ok(Look::Disturbed)));
+        if look == Some(Ok(Look::Complete)) {
             self.unmanaged = engine.budget.unmanaged();
         }
         drop(maps);
