@@ -1,9 +1,9 @@
 //! Serves page faults.
 //!
 //! A fault is served with the gate passed and the page's leaf locked, so neither mapping calls nor
-//! eviction get in between. Around the faulting page a window is filled: it doubles as long as
-//! accesses to a leaf go on where the last window ended, and is one page otherwise. The pages of a
-//! window come from whatever holds them; contiguous ones are installed with one call. Nothing is
+//! eviction get in between. From the faulting page on a window is filled, upwards or downwards: it
+//! doubles as long as accesses to a leaf go on where the last window ended, and is one page otherwise.
+//! The pages of a window come from whatever holds them; contiguous ones are installed with one call. Nothing is
 //! freed before its copy is installed. The call that installs also wakes the thread, and what is left
 //! to do then keeps it from its CPU, so it is little.
 
@@ -19,6 +19,7 @@ use crate::events;
 use crate::link;
 use crate::mailbox::Request;
 use crate::run_page::Counter;
+use crate::streams::{Direction, Stream};
 use crate::swap::SWAP_DEVICES;
 use crate::swap::fingerprints::FINGERPRINTS;
 use crate::sys::Errno;
@@ -89,10 +90,12 @@ impl Engine {
                     uffd,
                     leaf: &mut leaf,
                     keep,
+                    faulting: page,
+                    first: page,
                     from_pool: 0,
                     from_device: 0,
                 };
-                window.fill(page, region.range)
+                window.fill(region.range)
             }
         }
     }
@@ -156,6 +159,10 @@ struct Window<'a, 'l> {
     uffd: &'a Uffd,
     leaf: &'a mut Leaf<'l>,
     keep: Keep,
+    /// The page that a thread waits for.
+    faulting: PageNumber,
+    /// The window's lowest page.
+    first: PageNumber,
     /// A bit for each page that was loaded from the pool.
     from_pool: u64,
     /// The same for those from a device.
@@ -165,43 +172,64 @@ struct Window<'a, 'l> {
 const _: () = assert!(WINDOW_MAX <= u64::BITS as usize);
 
 impl Window<'_, '_> {
-    fn fill(&mut self, page: PageNumber, region: PageRange) -> Served {
-        let size = self.next_size(page);
+    fn fill(&mut self, region: PageRange) -> Served {
+        let stream = self.engine.streams.take(self.faulting);
+        let direction = stream.map(|stream| stream.direction);
+        let size = self.next_size(stream);
         self.keep.pooled &= size > 1 || self.engine.inline.load(Ordering::Relaxed);
-        let leaf_end = PageNumber((page.leaf() + 1) * LEAF_PAGES);
-        let end = PageNumber(page.0 + size).min(region.end).min(leaf_end);
-        let mut run = PageRange { start: page, end: page };
-        let mut next = page;
-        while next < end {
-            match self.prepare(next, next.0 - page.0) {
-                Prepared::Ready => run.end = PageNumber(next.0 + 1),
-                Prepared::Lost if next == page => return self.lose(page),
+        let pages = self.next_pages(size, direction).intersection(region);
+        self.first = pages.start;
+        let served = self.fill_pages(pages);
+        self.engine.streams.expect(pages, size, direction);
+        served
+    }
+
+    fn fill_pages(&mut self, pages: PageRange) -> Served {
+        let mut run = PageRange { start: pages.start, end: pages.start };
+        for page in pages.iter() {
+            let next = PageNumber(page.0 + 1);
+            match self.prepare(page) {
+                Prepared::Ready => run.end = next,
+                Prepared::Lost if page == self.faulting => {
+                    return self.install(run).unwrap_or_else(|| self.lose(page));
+                }
                 Prepared::Lost | Prepared::There => {
                     // What lies behind is still part of the window, in a run of its own.
-                    if let Some(served) = self.install(run, page) {
+                    if let Some(served) = self.install(run) {
                         return served;
                     }
-                    run = PageRange { start: PageNumber(next.0 + 1), end: PageNumber(next.0 + 1) };
+                    run = PageRange { start: next, end: next };
                 }
             }
-            next = PageNumber(next.0 + 1);
         }
-        let served = self.install(run, page);
-        self.engine.streams.expect(end, size);
-        served.unwrap_or(Served::Done)
+        self.install(run).unwrap_or(Served::Done)
     }
 
     /// Pages to fill: twice the last window where accesses are in order, one elsewhere, and no
     /// more than there is room for.
-    fn next_size(&self, page: PageNumber) -> usize {
-        let before = self.engine.streams.take(page);
-        let wanted = before.map_or(1, |window| window * 2).min(WINDOW_MAX);
+    fn next_size(&self, stream: Option<Stream>) -> usize {
+        let wanted = stream.map_or(1, |stream| stream.window * 2).min(WINDOW_MAX);
         let room = (self.engine.budget.free() / 2).max(0) as usize / PAGE_SIZE;
         wanted.min(room.max(1))
     }
 
+    /// So many pages from the faulting one on, as far as its leaf goes.
+    fn next_pages(&self, size: usize, direction: Option<Direction>) -> PageRange {
+        let page = self.faulting;
+        let leaf = PageNumber(page.leaf() * LEAF_PAGES);
+        let leaf = PageRange { start: leaf, end: PageNumber(leaf.0 + LEAF_PAGES) };
+        let pages = if direction == Some(Direction::Down) {
+            let end = PageNumber(page.0 + 1);
+            PageRange { start: PageNumber(end.0.saturating_sub(size)), end }
+        } else {
+            PageRange { start: page, end: PageNumber(page.0 + size) }
+        };
+        pages.intersection(leaf)
+    }
+
     /// Puts the contents of a page into the window's buffer.
-    fn prepare(&mut self, page: PageNumber, index: usize) -> Prepared {
+    fn prepare(&mut self, page: PageNumber) -> Prepared {
+        let index = page.0 - self.first.0;
         match self.leaf.state(page.offset_in_leaf()) {
             PageState::Missing => {
                 let (_, buffer) = self.context.worker_and_page(index);
@@ -225,11 +253,11 @@ impl Window<'_, '_> {
     }
 
     /// Installs a run of prepared pages with as few calls as the kernel allows.
-    fn install(&mut self, run: PageRange, first: PageNumber) -> Option<Served> {
+    fn install(&mut self, run: PageRange) -> Option<Served> {
         let mut from = run.start;
         let mut pages_at_once = run.pages();
         while from < run.end {
-            let source = self.context.page_address(from.0 - first.0);
+            let source = self.context.page_address(from.0 - self.first.0);
             let bytes = pages_at_once.min(run.end.0 - from.0) * PAGE_SIZE;
             // SAFETY: the buffer holds the pages of the window from `from` to the run's end.
             let copied = unsafe { self.uffd.copy(from.address(), source, bytes) };
@@ -238,7 +266,7 @@ impl Window<'_, '_> {
                 Err((done, error)) => (done, Some(error)),
             };
             let end = PageNumber(from.0 + done / PAGE_SIZE);
-            self.note_resident(PageRange { start: from, end }, first);
+            self.note_resident(PageRange { start: from, end });
             from = end;
             match error {
                 None => {}
@@ -249,7 +277,7 @@ impl Window<'_, '_> {
                     let state = self.leaf.state(from.offset_in_leaf());
                     if state != PageState::Missing || !events::may_be_dropped() {
                         let page = PageRange { start: from, end: PageNumber(from.0 + 1) };
-                        self.note_resident(page, first);
+                        self.note_resident(page);
                     }
                     from = PageNumber(from.0 + 1);
                 }
@@ -258,7 +286,7 @@ impl Window<'_, '_> {
                 Some(Errno::ENOENT) if pages_at_once > 1 => pages_at_once = 1,
                 Some(_) => {
                     // The mapping is going away, or the program is. Its thread finds out.
-                    self.uffd.wake(first.address(), PAGE_SIZE);
+                    self.uffd.wake(self.faulting.address(), PAGE_SIZE);
                     return Some(Served::Done);
                 }
             }
@@ -266,30 +294,28 @@ impl Window<'_, '_> {
         None
     }
 
-    fn note_resident(&mut self, pages: PageRange, first: PageNumber) {
-        let (mut loaded, mut around) = (0, 0);
+    fn note_resident(&mut self, pages: PageRange) {
+        let (mut major, mut around) = (0, 0);
         for page in pages.iter() {
             let offset = page.offset_in_leaf();
             let mut state = PageState::Resident { age: 0 };
             if let PageState::Swapped(entry) = self.leaf.state(offset) {
-                state = self.returned(entry, page.0 - first.0);
-                loaded += 1;
+                state = self.returned(entry, page);
+                major += u64::from(page == self.faulting);
             }
-            around += u64::from(page != first);
+            around += u64::from(page != self.faulting);
             self.leaf.set(offset, state);
         }
         self.engine.budget.add_resident(pages.pages() as i64);
         self.engine.count(Counter::ReadAhead, around);
-        if loaded > 0 {
-            self.engine.count(Counter::MajorFaults, u64::from(pages.start == first));
-        }
+        self.engine.count(Counter::MajorFaults, major);
     }
 
-    /// The state of page `index` of the window, which is back from `entry`. Read-ahead says nothing
+    /// The state of a page of the window, which is back from `entry`. Read-ahead says nothing
     /// about a page's use, so only the faulting page can earn protection.
-    fn returned(&mut self, entry: SwapEntry, index: usize) -> PageState {
-        let protected = index == 0 && workingset::note_refault(self.engine, entry);
-        let (state, unneeded) = if self.keeps(entry, index) {
+    fn returned(&mut self, entry: SwapEntry, page: PageNumber) -> PageState {
+        let protected = page == self.faulting && workingset::note_refault(self.engine, entry);
+        let (state, unneeded) = if self.keeps(entry, page.0 - self.first.0) {
             PageState::cached(entry, protected)
         } else {
             (PageState::resident(protected), Some(entry))

@@ -51,6 +51,19 @@ fn memory_that_does_not_compress_goes_to_the_swap_file() {
     paged.stats().assert_used_the_swap_file();
 }
 
+/// D 64 MiB, four times over from the end; a fault for each page would be 65 536 of them.
+#[test]
+fn memory_that_is_used_from_its_end_comes_back_in_windows() {
+    let job = Job::c("descend", &["64"]);
+    let plain = job.plain();
+    for vswap in [Vswap::ram("16M"), Vswap::ram("16M").inline()] {
+        let paged = job.compare_with(&plain, &vswap);
+        paged.stats().assert_swapped();
+        let faults = paged.stats().counter("pgfault");
+        assert!(faults < 8000, "{faults} faults");
+    }
+}
+
 #[test]
 fn every_mapping_change_keeps_its_promise() {
     quarter_and_chaos(&Job::c("remap", &["80"]), "24M");
