@@ -9,6 +9,7 @@
 
 use core::sync::atomic::Ordering;
 
+use vswap_core::descriptor::Place;
 use vswap_core::page::{PAGE_SIZE, Page};
 use vswap_core::{Origin, SwapEntry};
 
@@ -21,6 +22,7 @@ use crate::mailbox::Request;
 use crate::run_page::Counter;
 use crate::streams::{Direction, Stream};
 use crate::swap::SWAP_DEVICES;
+use crate::swap::fetched::{Fetched, Wanted};
 use crate::swap::fingerprints::FINGERPRINTS;
 use crate::sys::Errno;
 use crate::sys::uffd::Uffd;
@@ -177,9 +179,15 @@ impl Window<'_, '_> {
         let direction = stream.map(|stream| stream.direction);
         let size = self.next_size(stream);
         self.keep.pooled &= size > 1 || self.engine.inline.load(Ordering::Relaxed);
-        let pages = self.next_pages(size, direction).intersection(region);
+        let mut pages = self.next_pages(size, direction).intersection(region);
+        let fetched = self.fetch(pages);
+        if fetched.as_ref().is_some_and(Fetched::is_silent) {
+            // Each of the others would wait for the device, one after the other.
+            pages = PageRange { start: self.faulting, end: PageNumber(self.faulting.0 + 1) };
+        }
         self.first = pages.start;
         let served = self.fill_pages(pages);
+        drop(fetched);
         self.engine.streams.expect(pages, size, direction);
         served
     }
@@ -225,6 +233,24 @@ impl Window<'_, '_> {
             PageRange { start: page, end: PageNumber(page.0 + size) }
         };
         pages.intersection(leaf)
+    }
+
+    /// Has what is on devices read at once. Places may change until the pages are loaded: what is
+    /// not found then is read by itself.
+    fn fetch(&self, pages: PageRange) -> Option<Fetched> {
+        if pages.pages() < 2 {
+            return None;
+        }
+        let mut wanted = Wanted::new();
+        for page in pages.iter() {
+            if let PageState::Swapped(entry) = self.leaf.state(page.offset_in_leaf())
+                && let Some(Place::Backing { device: true, id, handle, length, .. }) =
+                    self.engine.space.peek(entry).place()
+            {
+                wanted.add(id, handle, length.into());
+            }
+        }
+        wanted.fetch()
     }
 
     /// Puts the contents of a page into the window's buffer.

@@ -14,6 +14,7 @@ use crate::events::{self, FAULTS, Fault};
 use crate::fault::Served;
 use crate::pressure::Pressure;
 use crate::run_page::Counter;
+use crate::swap::SWAP_DEVICES;
 use crate::sys::{arch, fd, task};
 use crate::text::{self, Line};
 use crate::{link, start};
@@ -46,6 +47,7 @@ pub extern "C" fn main(index: usize) -> ! {
         // A poll that fails has nothing to say that the read does not say too.
         if !matches!(fd::wait_readable([uffd], LOOK_UP_MS), Ok([true])) {
             context.returned.flush();
+            SWAP_DEVICES.settle();
         }
         events::drain(engine, &mut engine.lock_maps(), Side::Pager);
         serve_queue(engine, context, Some(&mut handler));

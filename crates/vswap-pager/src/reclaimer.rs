@@ -70,6 +70,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
         if writeback::write_back(engine, context) || draining::step(engine, context) {
             continue;
         }
+        SWAP_DEVICES.settle();
         while engine.mailbox.waiting().is_none() && discard(engine) {}
         while engine.mailbox.waiting().is_none()
             && engine.mailbox.bell() == bell

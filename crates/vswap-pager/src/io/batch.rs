@@ -1,7 +1,7 @@
 //! Requests that go to the kernel together, and what became of each.
 
 use core::mem::MaybeUninit;
-use core::ops::{Deref, DerefMut};
+use core::ops::{Deref, DerefMut, Range};
 
 use super::buffer::Buffer;
 use super::device::Device;
@@ -44,6 +44,7 @@ pub struct Request<'d, 'p> {
     offset: u64,
     /// Gone while the kernel has it, and for good if the request was given up.
     buffer: Option<Buffer<'p>>,
+    bytes: u32,
     result: Result<(), IoError>,
 }
 
@@ -58,7 +59,8 @@ impl<'d, 'p> Request<'d, 'p> {
             (offset as usize).is_multiple_of(block) && buffer.len().is_multiple_of(block),
             "I/O is in whole blocks"
         );
-        Self { device, offset, buffer: Some(buffer), result: Err(IoError::NotSubmitted) }
+        let (bytes, result) = (buffer.len() as u32, Err(IoError::NotSubmitted));
+        Self { device, offset, buffer: Some(buffer), bytes, result }
     }
 
     /// The device.
@@ -69,6 +71,11 @@ impl<'d, 'p> Request<'d, 'p> {
     /// Place on the device, in bytes.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// The bytes of the device that it is for.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.bytes)
     }
 
     /// What became of it.

@@ -13,8 +13,8 @@
 //! # Who uses which
 //!
 //! A ring belongs to the thread that made it (SINGLE_ISSUER), and the descriptors that it is given
-//! are looked up in that thread's table. The reclaimer, which writes most, has a [`ThreadIo`] and makes
-//! its ring at its first write. All others use [`PlainIo`]: threads of the *program* load pages too, with
+//! are looked up in that thread's table. The pager's threads have a [`ThreadIo`] each, which makes its
+//! ring at the first transfer. All others use [`PlainIo`]: threads of the *program* load pages too, with
 //! descriptors of the program's, and get neither a ring nor the kernel's worker threads for it in
 //! their own process.
 //!

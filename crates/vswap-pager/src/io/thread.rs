@@ -64,6 +64,14 @@ impl<'p> ThreadIo<'p> {
         }
     }
 
+    /// How long a device may take over a batch from now on, if the engine can time out.
+    pub fn set_timeout(&mut self, timeout_ns: u64) {
+        self.timeout_ns = timeout_ns;
+        if let Engine::Ring(ring) = &mut self.engine {
+            ring.set_timeout(timeout_ns);
+        }
+    }
+
     /// Forgets the engine in the child of a fork. The ring, its descriptor and its requests are the
     /// parent's; at the next request a new one is made.
     pub fn reset_after_fork(&mut self) {

@@ -1,11 +1,12 @@
 //! One swap device as a backing of the virtual swap space.
 //!
 //! An object is sealed into whole blocks of the device, at the place that the core's
-//! [`Space`] gives it. Whoever stores or loads does the input and output itself, by plain system calls:
-//! threads of the program load too, with the program's descriptors. Only the reclaimer writes through
-//! a ring of its own.
+//! [`Space`] gives it. Whoever stores or loads does the input and output itself
+//! ([`transfer`](super::transfer)): threads of the program load too, with the program's descriptors.
 
 mod batch;
+mod refusal;
+mod unanswered;
 
 use core::ops::Range;
 use core::ptr;
@@ -21,20 +22,20 @@ use vswap_core::{
     WRITE_BACK_BATCH,
 };
 
-#[cfg(test)]
-use self::tests::FaultyThreadIo as Io;
+use self::refusal::NOT_REFUSED;
+pub use self::refusal::Refusal;
+use self::unanswered::{Silence, Unanswered};
 use crate::arena::Arena;
 use crate::context::NoMemory;
 use crate::engine::{Side, engine};
-#[cfg(not(test))]
-use crate::io::PlainIo as Io;
-use crate::io::{self, Buffer, Device, DeviceIo, Health, IoError, Request};
-use crate::lock::SpinLock;
+use crate::io::{self, Buffer, Device, Direction, Health, IoError, Late, Request};
+use crate::lock::{self, SpinLock};
 use crate::pager;
 use crate::run_devices::{Description, DiscardBy};
 use crate::swap::SWAP_DEVICES;
 #[cfg(doc)]
 use crate::swap::devices::SwapDevices;
+use crate::swap::fetched::FETCHED;
 use crate::swap::generations::Generations;
 use crate::swap::leases::Leases;
 use crate::swap::read_ahead::{Read, ReadAhead};
@@ -47,57 +48,6 @@ use crate::text::Line;
 const BATCH_MAX: usize = WRITE_BACK_BATCH;
 
 const NO_FD: i32 = -1;
-
-/// Why a device takes no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// All of it is in use.
-    Full,
-    /// The file system has no room for what was leased.
-    NoSpace,
-    /// A write failed, with this error number.
-    Failed(i32),
-}
-
-/// [`Refusal`]s as words; any other is an error number.
-const NOT_REFUSED: u32 = 0;
-const FULL: u32 = u32::MAX;
-
-impl Refusal {
-    fn to_word(self) -> u32 {
-        match self {
-            Self::Full => FULL,
-            Self::NoSpace => Errno::ENOSPC.0 as u32,
-            Self::Failed(error) => error as u32,
-        }
-    }
-
-    fn from_word(word: u32) -> Option<Self> {
-        match word {
-            NOT_REFUSED => None,
-            FULL => Some(Self::Full),
-            error if error == Errno::ENOSPC.0 as u32 => Some(Self::NoSpace),
-            error => Some(Self::Failed(error as i32)),
-        }
-    }
-
-    fn of(error: IoError) -> Self {
-        match error {
-            IoError::Failed(Errno::ENOSPC) | IoError::Short(_) => Self::NoSpace,
-            IoError::Failed(error) => Self::Failed(error.0),
-            IoError::TimedOut => Self::Failed(Errno::ETIME.0),
-            IoError::NotSubmitted => Self::Failed(Errno::EIO.0),
-        }
-    }
-
-    /// What the swap space is told: whether to try again later.
-    fn error(self) -> BackingError {
-        match self {
-            Self::Failed(error) => BackingError::Io(error),
-            Self::Full | Self::NoSpace => BackingError::Full,
-        }
-    }
-}
 
 type Slots = Space<Arena, &'static Leases>;
 
@@ -142,6 +92,34 @@ pub struct SwapDevice {
     backing: AtomicU8,
     pager_fd: AtomicI32,
     program_fd: AtomicI32,
+    /// Who reads without holding an object that is here.
+    holders: AtomicU32,
+    unanswered: Unanswered,
+}
+
+/// A device that is not closed while this exists.
+#[derive(Debug)]
+pub struct InUse<'a> {
+    device: &'a SwapDevice,
+    attached: &'static Attached,
+}
+
+impl InUse<'_> {
+    /// For requests.
+    pub fn device(&self) -> Device<'_> {
+        self.device.device(self.attached)
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        self.attached.block_bytes()
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.device.holders.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl SwapDevice {
@@ -161,12 +139,41 @@ impl SwapDevice {
             backing: AtomicU8::new(0),
             pager_fd: AtomicI32::new(NO_FD),
             program_fd: AtomicI32::new(NO_FD),
+            holders: AtomicU32::new(0),
+            unanswered: Unanswered::new(),
         }
+    }
+
+    /// Keeps it from being closed; `None` if it is not there.
+    pub fn hold(&self) -> Option<InUse<'_>> {
+        // Counted first: `detach` takes it away and looks at the count then.
+        self.holders.fetch_add(1, Ordering::SeqCst);
+        let Some(attached) = self.attached() else {
+            self.holders.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        };
+        Some(InUse { device: self, attached })
+    }
+
+    /// Whether somebody reads without holding an object that is here.
+    pub fn is_held(&self) -> bool {
+        self.holders.load(Ordering::SeqCst) > 0
+    }
+
+    /// What was read ahead.
+    pub fn read_ahead(&self) -> &ReadAhead {
+        &self.read_ahead
+    }
+
+    /// Where an object lies, unless it was read ahead already.
+    pub fn wants(&self, handle: Handle, length: usize) -> Option<(u32, u8)> {
+        let (first, blocks) = (handle.raw(), self.attached()?.blocks_of(length));
+        (!self.read_ahead.holds(first, blocks)).then_some((first, blocks))
     }
 
     fn attached(&self) -> Option<&'static Attached> {
         // SAFETY: what was published is never freed.
-        unsafe { self.attached.load(Ordering::Acquire).as_ref() }
+        unsafe { self.attached.load(Ordering::SeqCst).as_ref() }
     }
 
     /// Whether it is there.
@@ -247,8 +254,14 @@ impl SwapDevice {
             attached.slots.set_discard(false);
             attached.slots.trim();
         }
-        self.attached.store(ptr::null_mut(), Ordering::Release);
+        self.attached.store(ptr::null_mut(), Ordering::SeqCst);
+        let mut spins = 0;
+        while self.is_held() {
+            lock::relax(spins);
+            spins += 1;
+        }
         self.forget_read_ahead();
+        self.unanswered.clear();
         let theirs = self.program_fd.swap(NO_FD, Ordering::AcqRel);
         let ours = self.pager_fd.swap(NO_FD, Ordering::AcqRel);
         if ours >= 0 && engine().side() == Side::Pager {
@@ -282,7 +295,7 @@ impl SwapDevice {
     fn device(&self, attached: &Attached) -> Device<'_> {
         Device {
             fd: self.descriptor(attached),
-            id: self.number.into(),
+            id: self.id(),
             geometry: attached.alignment,
             health: &self.health,
         }
@@ -329,10 +342,12 @@ impl SwapDevice {
         let mut local = self.local.lock();
         let local = local.as_mut().ok_or(Refusal::Full)?;
         attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)?;
-        if let Err(refusal) = self.write_batch(attached, placed, objects) {
-            // What was not answered may still be written, at any time: nobody else gets the places.
-            if refusal != Refusal::Failed(Errno::ETIME.0) {
-                for place in placed.iter() {
+        let mut silence = Silence::new();
+        if let Err(refusal) = self.write_batch(attached, placed, objects, &mut silence) {
+            for place in placed.iter() {
+                if silence.covers(attached.offset(place.block)) {
+                    self.unanswered.add(place);
+                } else {
                     attached.slots.free(place.block, place.blocks);
                 }
             }
@@ -342,6 +357,20 @@ impl SwapDevice {
             handles[place.object as usize] = handle_of(place.block);
         }
         Ok(())
+    }
+
+    /// A write that was given up is over: its places are free.
+    pub fn note_late_write(&self, late: Late) {
+        let Some(attached) = self.attached().filter(|_| late.device == self.id()) else { return };
+        let shift = attached.slots.geometry().block_shift();
+        let first = (late.offset >> shift) as u32;
+        let blocks = first..first + (late.len >> shift);
+        self.unanswered.take(&blocks, |block, blocks| attached.slots.free(block, blocks));
+    }
+
+    /// What its requests are known by: late answers are not those of the number's next device.
+    fn id(&self) -> u32 {
+        self.serial() << u8::BITS | u32::from(self.number)
     }
 
     fn seal(&self, object: &Outgoing<'_>, place: &Placed, out: &mut [u8]) -> Result<(), Refusal> {
@@ -388,7 +417,7 @@ impl SwapDevice {
         let buffer = SWAP_DEVICES.buffer(len).ok_or(no_memory)?;
         let device = self.device(attached);
         let mut request = [Request::new(&device, attached.offset(block), buffer)];
-        Io::new(SWAP_DEVICES.buffers().ok_or(no_memory)?).read_many(&mut request);
+        SWAP_DEVICES.transfer(Direction::Read, &mut request);
         request[0].result()?;
         request[0].take_buffer().ok_or(IoError::TimedOut)
     }
@@ -450,6 +479,7 @@ impl SwapDevice {
         // must be written if the run does not give the device to the child.
         self.pager_fd.store(NO_FD, Ordering::Relaxed);
         self.local.reset_after_fork();
+        self.unanswered.reset_after_fork();
         self.read_ahead.reset_after_fork();
     }
 
@@ -500,10 +530,10 @@ impl Backing for SwapDevice {
             return Err(BackingError::Io(Errno::ENODEV.0));
         };
         let blocks = attached.blocks_of(out.len());
-        let found = self.read_ahead.find(block.raw(), blocks, |sealed| {
-            self.open(entry, block, blocks, sealed, out).is_ok()
-        });
-        if found == Some(true) {
+        let mut open = |sealed: &[u8]| self.open(entry, block, blocks, sealed, out).is_ok();
+        if FETCHED.find(self.number, block.raw(), blocks, &mut open) == Some(true)
+            || self.read_ahead.find(block.raw(), blocks, &mut open) == Some(true)
+        {
             return Ok(());
         }
         self.read(attached, entry, block, out).map_err(|error| match Refusal::of(error) {
@@ -533,4 +563,4 @@ impl Backing for SwapDevice {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,14 +11,17 @@ use vswap_core::page::{PAGE_SIZE, Page};
 
 use crate::arena::Arena;
 use crate::engine::{Engine, Side, engine};
-use crate::io::{Buffer, Choice, DeviceIo as _, DirectBuffers, PlainIo, Request, ThreadIo};
+#[cfg(test)]
+use crate::io::DeviceIo as _;
+use crate::io::{Buffer, DirectBuffers, Direction, Late, Request};
 use crate::lock::{self, SpinLock};
 use crate::run_devices::{Description, RunDevices};
 use crate::swap::device::{Refusal, SwapDevice};
+use crate::swap::fetched::FETCHED;
 use crate::swap::leases::Forking;
+use crate::swap::transfer::Transfers;
 use crate::sys::fd::{self, Fd};
 use crate::sys::file::{self, Identity};
-use crate::sys::task;
 
 /// Groups of buffers for input and output, of 256 KiB each.
 const BUFFER_GROUPS: usize = 6;
@@ -32,19 +35,6 @@ const BUFFER_SPINS: u32 = 100_000;
 /// Such looks between two times that all read-ahead is forgotten for want of a buffer.
 const SPINS_PER_GIVING_WAY: u32 = 64;
 
-/// How long a device may take over a batch that the writer writes.
-const WRITE_TIMEOUT_NS: u64 = 60_000_000_000;
-
-/// The engine of the thread that writes most.
-#[derive(Debug)]
-struct Writer {
-    thread: u32,
-    io: ThreadIo<'static>,
-}
-
-// SAFETY: a ring is used by the thread that made it and no other: `write` compares.
-unsafe impl Send for Writer {}
-
 /// Devices, their order, and the memory that they share.
 #[derive(Debug)]
 pub struct SwapDevices {
@@ -52,7 +42,7 @@ pub struct SwapDevices {
     set: DeviceSet,
     turn: SpinLock<Turn>,
     buffers: SpinLock<Option<&'static DirectBuffers>>,
-    writer: SpinLock<Option<Writer>>,
+    transfers: Transfers,
     left: SpinLock<[Option<Left>; DEVICES_MAX]>,
     any_left: AtomicBool,
     keeps_slots: AtomicBool,
@@ -85,7 +75,7 @@ impl SwapDevices {
             set: DeviceSet::new(),
             turn: SpinLock::new(Turn::NONE),
             buffers: SpinLock::new(None),
-            writer: SpinLock::new(None),
+            transfers: Transfers::new(),
             left: SpinLock::new([None; DEVICES_MAX]),
             any_left: AtomicBool::new(false),
             keeps_slots: AtomicBool::new(false),
@@ -204,23 +194,37 @@ impl SwapDevices {
         })
     }
 
-    /// Writes. The pager's thread that first has a batch, which is the reclaimer, does it through io_uring where
-    /// that may be used: the kernel has the whole batch at once, and a device that does not answer does not
-    /// hold the thread for good.
-    pub fn write(&self, buffers: &'static DirectBuffers, requests: &mut [Request<'_, 'static>]) {
-        if engine().side() == Side::Pager
-            && let Some(mut writer) = self.writer.try_lock()
-        {
-            let thread = task::thread_id();
-            if writer.is_none() && requests.len() > 1 {
-                let io = ThreadIo::new(buffers, Choice::Best, WRITE_TIMEOUT_NS);
-                *writer = Some(Writer { thread, io });
-            }
-            if let Some(Writer { io, .. }) = writer.as_mut().filter(|one| one.thread == thread) {
-                return io.write_many(requests);
-            }
+    /// A buffer, if one is free now or what was read ahead gives it.
+    pub fn buffer_now(&self, len: usize) -> Option<Buffer<'static>> {
+        let buffers = self.buffers()?;
+        buffers.take(len).or_else(|| {
+            self.devices.iter().for_each(SwapDevice::forget_read_ahead);
+            buffers.take(len)
+        })
+    }
+
+    /// Takes in what devices have answered since the calling thread gave it up.
+    pub fn settle(&self) {
+        if self.transfers.is_any_unanswered() {
+            let _passage = engine().gate.pass();
+            self.transfers.settle(&mut |late| self.note_late(late));
         }
-        PlainIo::new(buffers).write_many(requests);
+    }
+
+    /// What was written late will not be written again: the places are free.
+    fn note_late(&self, late: Late) {
+        if late.direction == Direction::Write {
+            self.devices.iter().for_each(|device| device.note_late_write(late));
+        }
+    }
+
+    /// Carries out all requests, and gives each its result.
+    pub fn transfer(&self, direction: Direction, requests: &mut [Request<'_, 'static>]) {
+        let Some(buffers) = self.buffers() else { return };
+        #[cfg(not(test))]
+        self.transfers.transfer(buffers, direction, requests, &mut |late| self.note_late(late));
+        #[cfg(test)]
+        crate::swap::device::tests::FaultyThreadIo::new(buffers).transfer(direction, requests);
     }
 
     fn make_buffers(&self) -> bool {
@@ -333,9 +337,8 @@ impl SwapDevices {
         self.turn.reset_after_fork();
         self.buffers.reset_after_fork();
         self.left.reset_after_fork();
-        self.writer.reset_after_fork();
-        // The ring is the parent's.
-        core::mem::forget(self.writer.lock().take());
+        self.transfers.reset_after_fork();
+        FETCHED.reset_after_fork();
         if let Some(buffers) = self.buffers() {
             buffers.reset_after_fork();
         }

@@ -155,7 +155,8 @@ fn drain(
         *AT[number].lock() = next;
         return true;
     }
-    if engine.space.remove_backing(id).is_ok() {
+    // Who reads from it is not waited for here: there is another look.
+    if !device.is_held() && engine.space.remove_backing(id).is_ok() {
         while device.discard() {}
         UNDER_WAY.fetch_and(!(1 << number), Ordering::AcqRel);
         device.detach();

@@ -9,6 +9,8 @@
 //! | [`generations`] | which write of a place is the last one |
 //! | [`fingerprints`] | what pages were like when they came in, so that they can go for nothing |
 //! | [`read_ahead`] | what was read behind an object that was asked for |
+//! | [`fetched`] | what the window of a fault is made of, read with one batch |
+//! | [`transfer`] | who carries out transfers, and for how long |
 //! | [`draining`] | swapon and swapoff while the program runs |
 //! | [`writeback`] | what moves from the pool to devices, and when |
 //!
@@ -18,11 +20,13 @@
 pub mod device;
 pub mod devices;
 pub mod draining;
+pub mod fetched;
 pub mod fingerprints;
 pub mod generations;
 pub mod leases;
 pub mod read_ahead;
 pub mod sealing;
+pub mod transfer;
 pub mod writeback;
 
 pub use device::{Refusal, SwapDevice};

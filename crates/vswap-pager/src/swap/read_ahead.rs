@@ -5,7 +5,7 @@
 //! places are followed at once: a merge reads two runs. What was read stays sealed until it is asked
 //! for.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use vswap_core::device::space::OBJECT_BLOCKS_MAX;
 
@@ -27,13 +27,49 @@ const SIZES: usize = OBJECT_BLOCKS_MAX + 1;
 /// Places that are followed for each size.
 const PLACES: usize = 3;
 
+/// Parts of writes that are remembered: more than begin while a read is under way.
+const WRITES_MAX: usize = 128;
+
 /// Blocks that were read, and are still what they were then.
 #[derive(Debug)]
-struct Range {
-    first: u32,
-    blocks: u32,
-    block_bytes: usize,
-    buffer: Buffer<'static>,
+pub struct Range {
+    /// The first block.
+    pub first: u32,
+    /// Bytes of a block.
+    pub block_bytes: usize,
+    /// All of them.
+    pub buffer: Buffer<'static>,
+}
+
+impl Range {
+    fn end(&self) -> u32 {
+        self.first + (self.buffer.len() / self.block_bytes) as u32
+    }
+
+    /// Whether any of these blocks is among them.
+    pub fn overlaps(&self, first: u32, blocks: u32) -> bool {
+        first < self.end() && self.first < first + blocks
+    }
+
+    /// An object's blocks, if they are here.
+    pub fn object(&self, first: u32, blocks: u8) -> Option<&[u8]> {
+        if first < self.first || first + u32::from(blocks) > self.end() {
+            return None;
+        }
+        let start = (first - self.first) as usize * self.block_bytes;
+        Some(&self.buffer[start..start + usize::from(blocks) * self.block_bytes])
+    }
+}
+
+/// What was written of late, and what is being written.
+#[derive(Debug)]
+struct Writes {
+    /// The first block of each part and the one behind it, in turns.
+    parts: [(u32, u32); WRITES_MAX],
+    noted: u64,
+    /// Writes that have begun and not ended, and what was noted before the first of them.
+    under_way: u32,
+    since: u64,
 }
 
 /// Accesses in order to objects of one size.
@@ -61,9 +97,7 @@ pub struct Window {
 pub struct ReadAhead {
     streams: [[Stream; PLACES]; SIZES],
     accesses: AtomicU32,
-    /// Writes that began and that ended; what was read during one may be older than it.
-    begun: AtomicU64,
-    ended: AtomicU64,
+    writes: SpinLock<Writes>,
 }
 
 /// A write under way, which ends when this is dropped.
@@ -74,11 +108,15 @@ pub struct Writing<'a>(&'a ReadAhead);
 impl Writing<'_> {
     /// Forgets what is about to be written.
     pub fn forget(&self, first: u32, blocks: u32) {
+        let mut writes = self.0.writes.lock();
+        let place = writes.noted as usize % WRITES_MAX;
+        writes.parts[place] = (first, first + blocks);
+        writes.noted += 1;
+        drop(writes);
+        // Noted first: what a read gives from here on is not kept, and what was kept before goes now.
         for stream in self.0.streams.as_flattened() {
             let mut range = stream.range.lock();
-            let overlaps =
-                |range: &Range| first < range.first + range.blocks && range.first < first + blocks;
-            if range.as_ref().is_some_and(overlaps) {
+            if range.as_ref().is_some_and(|range| range.overlaps(first, blocks)) {
                 *range = None;
             }
         }
@@ -87,7 +125,7 @@ impl Writing<'_> {
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::SeqCst);
+        self.0.writes.lock().under_way -= 1;
     }
 }
 
@@ -106,25 +144,34 @@ impl ReadAhead {
                 }; PLACES]
             }; SIZES],
             accesses: AtomicU32::new(0),
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
+            writes: SpinLock::new(Writes {
+                parts: [(0, 0); WRITES_MAX],
+                noted: 0,
+                under_way: 0,
+                since: 0,
+            }),
         }
     }
 
     /// Gives an object's blocks to `take` if they are here. What it says of them is passed on.
     pub fn find<T>(&self, first: u32, blocks: u8, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        let end = first + u32::from(blocks);
         for stream in &self.streams[usize::from(blocks)] {
             let Some(range) = stream.range.try_lock() else { continue };
-            let Some(range) = range.as_ref() else { continue };
-            if range.first <= first && end <= range.first + range.blocks {
-                stream.expected.store(end, Ordering::Relaxed);
-                let start = (first - range.first) as usize * range.block_bytes;
-                let len = usize::from(blocks) * range.block_bytes;
-                return Some(take(&range.buffer[start..start + len]));
+            if let Some(sealed) = range.as_ref().and_then(|range| range.object(first, blocks)) {
+                stream.expected.store(first + u32::from(blocks), Ordering::Relaxed);
+                return Some(take(sealed));
             }
         }
         None
+    }
+
+    /// Whether an object's blocks are here.
+    pub fn holds(&self, first: u32, blocks: u8) -> bool {
+        let streams = &self.streams[usize::from(blocks)];
+        streams
+            .iter()
+            .filter_map(|stream| stream.range.try_lock())
+            .any(|range| range.as_ref().is_some_and(|range| range.object(first, blocks).is_some()))
     }
 
     /// What to read for an object of so many blocks, from a block on.
@@ -148,28 +195,40 @@ impl ReadAhead {
         Window { bytes: window.max(usize::from(blocks) * block_bytes), place }
     }
 
-    /// A moment without a write, for [`Self::keep`]; `None` while one is under way.
-    pub fn moment(&self) -> Option<Moment> {
-        // In this order: no more writes have ended than had begun when the second is read, so that
-        // equal numbers say that none was under way at the first.
-        let ended = self.ended.load(Ordering::SeqCst);
-        let begun = self.begun.load(Ordering::SeqCst);
-        (begun == ended).then_some(Moment(begun))
+    /// Now, for [`Self::keep`]: writes that are under way count as later ones.
+    pub fn moment(&self) -> Moment {
+        let writes = self.writes.lock();
+        Moment(if writes.under_way > 0 { writes.since } else { writes.noted })
     }
 
-    /// Keeps what was read for an object, if nothing was being written from before the read until now.
+    /// Whether any of these blocks may have been written since a moment.
+    pub fn was_written(&self, since: Moment, first: u32, blocks: u32) -> bool {
+        let writes = self.writes.lock();
+        let parts = writes.noted - since.0;
+        let overlaps = |n: u64| {
+            let (start, end) = writes.parts[n as usize % WRITES_MAX];
+            first < end && start < first + blocks
+        };
+        parts > WRITES_MAX as u64 || (since.0..writes.noted).any(overlaps)
+    }
+
+    /// Keeps what was read for an object, if none of it was being written from before the read until now.
     pub fn keep(&self, first: u32, blocks: u8, block_bytes: usize, read: Read) {
-        let count = (read.buffer.len() / block_bytes) as u32;
-        let mut range = self.streams[usize::from(blocks)][read.window.place].range.lock();
-        // A write that begins from here on finds it, and forgets it.
-        if read.since.is_some_and(|Moment(begun)| begun == self.begun.load(Ordering::SeqCst)) {
-            *range = Some(Range { first, blocks: count, block_bytes, buffer: read.buffer });
+        let Read { buffer, since, window } = read;
+        let mut range = self.streams[usize::from(blocks)][window.place].range.lock();
+        // A write that is noted from here on finds it, and forgets it.
+        if !self.was_written(since, first, (buffer.len() / block_bytes) as u32) {
+            *range = Some(Range { first, block_bytes, buffer });
         }
     }
 
-    /// Keeps nothing from now on that is read before the write has ended.
+    /// Begins a write, which [notes](Writing::forget) its parts.
     pub fn begin_write(&self) -> Writing<'_> {
-        self.begun.fetch_add(1, Ordering::SeqCst);
+        let mut writes = self.writes.lock();
+        if writes.under_way == 0 {
+            writes.since = writes.noted;
+        }
+        writes.under_way += 1;
         Writing(self)
     }
 
@@ -182,6 +241,7 @@ impl ReadAhead {
 
     /// In the child of a fork, where the buffers are empty.
     pub fn reset_after_fork(&self) {
+        self.writes.reset_after_fork();
         for stream in self.streams.as_flattened() {
             stream.range.reset_after_fork();
             // The buffers are all taken for free there.
@@ -190,7 +250,7 @@ impl ReadAhead {
     }
 }
 
-/// A moment at which no write was under way, by how many had begun.
+/// A moment, by the parts of writes that had been noted and were over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(u64);
 
@@ -200,7 +260,7 @@ pub struct Read {
     /// The blocks.
     pub buffer: Buffer<'static>,
     /// [`ReadAhead::moment`], from before the read.
-    pub since: Option<Moment>,
+    pub since: Moment,
     /// What was to be read.
     pub window: Window,
 }
@@ -264,11 +324,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_during_a_write_is_not_kept() {
+    fn what_was_read_while_it_was_written_is_not_kept() {
         // The write begins after the read, or before it, and ends before it or after it.
         let ahead = ReadAhead::new();
         let before = read(&ahead);
         let writing = ahead.begin_write();
+        writing.forget(115, 1);
         let during = read(&ahead);
         ahead.keep(100, 1, 512, before);
         assert!(ahead.find(100, 1, |_| ()).is_none());
@@ -277,5 +338,19 @@ mod tests {
         assert!(ahead.find(100, 1, |_| ()).is_none());
         ahead.keep(100, 1, 512, read(&ahead));
         assert!(ahead.find(100, 1, |_| ()).is_some());
+    }
+
+    #[test]
+    fn a_write_elsewhere_does_not_count_unless_there_were_too_many() {
+        let ahead = ReadAhead::new();
+        let (kept, lost) = (read(&ahead), read(&ahead));
+        ahead.begin_write().forget(116, 10);
+        ahead.keep(100, 1, 512, kept);
+        assert!(ahead.holds(100, 1));
+        for _ in 0..WRITES_MAX {
+            ahead.begin_write().forget(300, 1);
+        }
+        ahead.keep(200, 1, 512, lost);
+        assert!(!ahead.holds(200, 1));
     }
 }

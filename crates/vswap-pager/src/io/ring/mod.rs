@@ -190,6 +190,11 @@ impl<'p> RingIo<'p> {
         };
     }
 
+    /// How long a device may take over a batch from now on.
+    pub(super) fn set_timeout(&mut self, timeout_ns: u64) {
+        self.timeout_ns = timeout_ns;
+    }
+
     fn finish(
         &mut self,
         in_flight: InFlight<'p>,

@@ -8,11 +8,11 @@
 use vswap_core::Outgoing;
 use vswap_core::device::space::{Block, OBJECT_BLOCKS_MAX, Placed};
 
+use super::unanswered::Silence;
 use super::{Attached, Refusal, SwapDevice};
-#[cfg(test)]
-use crate::io::DeviceIo as _;
-use crate::io::{Batch, Buffer, RUN_BYTES_MAX};
+use crate::io::{Batch, Buffer, Direction, RUN_BYTES_MAX};
 use crate::swap::SWAP_DEVICES;
+use crate::swap::fetched::FETCHED;
 
 /// Blocks of a gap that is written, at most: what a cluster has too few for one more object.
 const GAP_MAX: u32 = OBJECT_BLOCKS_MAX as u32 - 1;
@@ -25,12 +25,13 @@ struct Part<'a> {
 
 impl SwapDevice {
     /// Writes all objects of a batch, which is sorted by place. With an error, what was written of it is
-    /// of no use.
+    /// of no use, and `silence` says what may still be written.
     pub(super) fn write_batch(
         &self,
         attached: &Attached,
         placed: &[Placed],
         objects: &[Outgoing<'_>],
+        silence: &mut Silence,
     ) -> Result<(), Refusal> {
         let writing = self.read_ahead.begin_write();
         let device = self.device(attached);
@@ -40,16 +41,17 @@ impl SwapDevice {
             let part = next_part(attached, first, rest);
             rest = &rest[part.placed.len()..];
             let bytes = part.blocks as usize * attached.block_bytes();
-            let mut buffer = buffer(&mut batch, bytes)?;
+            let mut buffer = buffer(&mut batch, bytes, silence)?;
             self.fill(attached, &part, objects, &mut buffer)?;
             writing.forget(first.raw(), part.blocks);
+            FETCHED.forget(self.number, first.raw(), part.blocks);
             if let Err(buffer) = batch.push(&device, attached.offset(first), buffer) {
-                write_out(&mut batch)?;
+                write_out(&mut batch, silence)?;
                 let pushed = batch.push(&device, attached.offset(first), buffer);
                 debug_assert!(pushed.is_ok(), "an empty batch takes a request");
             }
         }
-        write_out(&mut batch)
+        write_out(&mut batch, silence)
     }
 
     /// Seals the objects of a part into its buffer.
@@ -100,22 +102,22 @@ fn is_small_gap(attached: &Attached, mut gap: core::ops::Range<u32>) -> bool {
 }
 
 /// A buffer; if there is none beside those of the batch, the batch is written first.
-fn buffer(batch: &mut Batch<'_, 'static>, bytes: usize) -> Result<Buffer<'static>, Refusal> {
-    let free = SWAP_DEVICES.buffers().and_then(|buffers| buffers.take(bytes));
-    if let Some(buffer) = free {
+fn buffer(
+    batch: &mut Batch<'_, 'static>,
+    bytes: usize,
+    silence: &mut Silence,
+) -> Result<Buffer<'static>, Refusal> {
+    if let Some(buffer) = SWAP_DEVICES.buffers().and_then(|buffers| buffers.take(bytes)) {
         return Ok(buffer);
     }
-    write_out(batch)?;
+    write_out(batch, silence)?;
     SWAP_DEVICES.buffer(bytes).ok_or(Refusal::Full)
 }
 
 /// Writes what a batch has, and makes it empty.
-fn write_out(batch: &mut Batch<'_, 'static>) -> Result<(), Refusal> {
-    let buffers = SWAP_DEVICES.buffers().ok_or(Refusal::Full)?;
-    #[cfg(not(test))]
-    SWAP_DEVICES.write(buffers, batch);
-    #[cfg(test)]
-    super::tests::FaultyThreadIo::new(buffers).write_many(batch);
+fn write_out(batch: &mut Batch<'_, 'static>, silence: &mut Silence) -> Result<(), Refusal> {
+    SWAP_DEVICES.transfer(Direction::Write, batch);
+    silence.note(batch);
     let written = batch.result().map_err(Refusal::of);
     batch.clear();
     written

@@ -7,6 +7,7 @@ extern crate std;
 
 mod batches;
 mod faults;
+mod fetches;
 mod lost_writes;
 mod machine;
 
@@ -22,7 +23,7 @@ use vswap_core::device::space::Geometry;
 
 use super::*;
 use crate::io::faulty::FaultyIo;
-use crate::io::{Choice, DirectBuffers, Direction, Late, PlainIo, ThreadIo};
+use crate::io::{Choice, DeviceIo, DirectBuffers, PlainIo, ThreadIo};
 use crate::run_page::RunPage;
 use crate::sys::task;
 

@@ -33,7 +33,7 @@ fn a_gap_is_written_only_where_nobody_has_anything() {
     });
     let objects: Vec<_> =
         (1..=6).map(|n| Outgoing { entry: entry(n), bytes: &[99; 900] }).collect();
-    device.write_batch(attached, &placed, &objects).expect("it is written");
+    device.write_batch(attached, &placed, &objects, &mut Silence::new()).expect("it is written");
     for (number, handle) in (1..=6).zip(&stored) {
         let expected = if number == 2 || number == 5 { 99 } else { number as u8 };
         let mut out = vec![0; 900];
@@ -77,7 +77,7 @@ fn objects_of_adjoining_clusters_go_out_as_adjoining_requests() {
 }
 
 #[test]
-fn a_write_without_an_answer_keeps_its_place_from_others() {
+fn a_write_without_an_answer_keeps_its_place_from_others_until_it_is_answered() {
     let mut run = Run::begin();
     let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
     let object = Outgoing { entry: entry(1), bytes: &[7; 900] };
@@ -88,6 +88,46 @@ fn a_write_without_an_answer_keeps_its_place_from_others() {
     assert_eq!(device.used(), 1024, "its place is somebody's");
     let slots = &device.attached().expect("it is attached").slots;
     let mut blocks = (0..8192).filter_map(Block::new);
-    slots.free(blocks.find(|&block| slots.is_used(block)).expect("its place"), 2);
+    let block = blocks.find(|&block| slots.is_used(block)).expect("its place");
+    let late = |offset: u64| Late {
+        device: device.id(),
+        offset,
+        len: 1024,
+        direction: Direction::Write,
+        result: Ok(()),
+    };
+    let offset = u64::from(block.raw()) * 512;
+    // Another place, and another device that had the number.
+    device.note_late_write(late(offset + 1024));
+    device.note_late_write(Late { device: device.id() ^ 1 << 8, ..late(offset) });
+    assert_eq!(device.used(), 1024);
+    device.note_late_write(late(offset));
+    assert_eq!(device.used(), 0);
+    device.note_late_write(late(offset));
+    run.detach(0, device);
+}
+
+#[test]
+fn of_a_batch_only_what_was_not_answered_keeps_its_places() {
+    let mut run = Run::begin();
+    let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
+    let page = [7; PAGE_SIZE];
+    // Two requests: see above.
+    let objects: Vec<_> = (1..=64).map(|n| Outgoing { entry: entry(n), bytes: &page }).collect();
+    let mut handles = vec![Handle::default(); objects.len()];
+    set_faults(Some(|io: Faulty| io.at(Direction::Write, 1, Fault::NoAnswer)));
+    assert!(device.store_many(&objects, &mut handles).is_err());
+    end_faults();
+    assert_eq!(device.used(), 8 * 9 * 512);
+    let all = 8192 * 512;
+    let late = Late {
+        device: device.id(),
+        offset: 0,
+        len: all,
+        direction: Direction::Write,
+        result: Ok(()),
+    };
+    device.note_late_write(late);
+    assert_eq!(device.used(), 0);
     run.detach(0, device);
 }

@@ -86,7 +86,7 @@ fn every_seed(
         detach_both(&mut run, devices);
     }
     std::println!("{sum:?}");
-    assert!(sum.injected > 0 && sum.written > 0 && sum.moved > 0, "{sum:?}");
+    assert!(sum.injected > 0 && sum.written > 0 && sum.moved > 0 && sum.fetched > 0, "{sum:?}");
     sum
 }
 

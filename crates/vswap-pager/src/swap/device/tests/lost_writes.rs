@@ -17,7 +17,7 @@ fn is_found(device: &'static SwapDevice, place: Placed, length: usize, apart: u6
     let entry = SwapEntry::from_raw(7).expect("an entry");
     let write = |bytes: &[u8]| {
         device
-            .write_batch(attached, &[place], &[Outgoing { entry, bytes }])
+            .write_batch(attached, &[place], &[Outgoing { entry, bytes }], &mut Silence::new())
             .expect("it is said to be");
     };
     write(&vec![1; length]);
@@ -64,11 +64,15 @@ fn a_lost_write_is_found_whatever_else_was_there() {
         for _ in 0..256 {
             if let Some((entry, length)) = earlier {
                 let object = Outgoing { entry, bytes: &vec![1; length] };
-                device.write_batch(attached, &[place], &[object]).expect("written");
+                device
+                    .write_batch(attached, &[place], &[object], &mut Silence::new())
+                    .expect("written");
             }
             set_faults(Some(|io: Faulty| io.at(Direction::Write, 0, Fault::Lost)));
             let object = Outgoing { entry: one, bytes: &[2; 1400] };
-            device.write_batch(attached, &[place], &[object]).expect("it is said to be");
+            device
+                .write_batch(attached, &[place], &[object], &mut Silence::new())
+                .expect("it is said to be");
             end_faults();
             let read = device.read(attached, one, place.block, &mut [0; 1400]);
             assert!(read.is_err(), "after {earlier:?}");

@@ -12,6 +12,7 @@ use vswap_core::{
 };
 
 use super::*;
+use crate::swap::fetched::{Fetched, Wanted};
 
 /// Numbers from a seed (splitmix64).
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ pub struct Seen {
     pub written: u64,
     /// Objects that swapoff moved.
     pub moved: u64,
+    /// Windows that were read with one batch.
+    pub fetched: u64,
 }
 
 impl Seen {
@@ -81,11 +84,24 @@ impl Seen {
         self.missed += other.missed;
         self.written += other.written;
         self.moved += other.moved;
+        self.fetched += other.fetched;
     }
 }
 
 /// The pages that an entry had before the one that it has, since the devices are in use.
 pub type Earlier = Arc<Mutex<HashMap<SwapEntry, Vec<u64>>>>;
+
+/// Reads what a window wants from devices.
+pub fn fetch(window: &[SwapEntry]) -> Option<Fetched> {
+    let mut wanted = Wanted::new();
+    for entry in window {
+        if let Some(Place::Backing { id, handle, length, .. }) = engine().space.peek(*entry).place()
+        {
+            wanted.add(id, handle, length.into());
+        }
+    }
+    wanted.fetch()
+}
 
 pub struct Machine {
     seed: u64,
@@ -143,12 +159,12 @@ impl Machine {
     }
 
     fn step(&mut self) {
-        match self.random.below(24) {
+        match self.random.below(25) {
             0..8 => self.swap_out(),
             8..11 => self.write_back(),
             11..14 => drop(self.pick().map(|entry| self.load(entry))),
             14..18 => drop(self.pick().map(|entry| self.free(entry))),
-            18 => self.load_in_order(),
+            18 => self.load_in_order(false),
             19 | 20 => self.transfer(),
             21 => self.dup(),
             22 => match self.random.below(8) {
@@ -156,6 +172,7 @@ impl Machine {
                 2 if self.is_alone => self.fork(),
                 _ => drop(self.device().discard()),
             },
+            23 => self.load_in_order(true),
             _ => self.load_erasing(),
         }
     }
@@ -221,11 +238,16 @@ impl Machine {
         }
     }
 
-    fn load_in_order(&mut self) {
+    /// Loads a row of entries, in windows as a fault does, or one by one.
+    fn load_in_order(&mut self, in_windows: bool) {
         let Some(first) = self.pick() else { return };
         let row: Vec<_> = self.model.range(first..).map(|(entry, _)| *entry).take(80).collect();
-        for entry in row {
-            self.load(entry);
+        for window in row.chunks(if in_windows { 40 } else { 1 }) {
+            let fetched = fetch(window);
+            self.seen.fetched += u64::from(fetched.is_some());
+            for entry in window {
+                self.load(*entry);
+            }
         }
     }
 
