@@ -210,7 +210,7 @@ fn attach(file: &File, geometry: Geometry, protection: Protection) -> &'static S
     // SAFETY: no device was attached yet, and nobody else seals.
     unsafe { SEALING.begin(&run.devices) };
     let fd = file.try_clone().expect("a descriptor").into_raw_fd();
-    assert!(SWAP_DEVICES.attach(engine(), 0, fd));
+    assert!(SWAP_DEVICES.attach(engine(), 0, fd, None));
     engine().space.set_pool_limit(usize::MAX);
     SWAP_DEVICES.get(0).expect("it was attached")
 }

@@ -178,7 +178,7 @@ fn attach_devices(engine: &Engine, joined: &link::Joined) -> Result<(), StartErr
     }
     for (number, fd) in joined.devices.iter().enumerate() {
         if let Some(fd) = fd
-            && !SWAP_DEVICES.attach(engine, number, fd.raw())
+            && !SWAP_DEVICES.attach(engine, number, fd.raw(), None)
         {
             return Err(StartError::Memory(Errno::ENOMEM));
         }

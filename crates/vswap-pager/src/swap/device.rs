@@ -9,7 +9,7 @@ mod refusal;
 mod unanswered;
 
 use core::ops::Range;
-use core::ptr;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 
 use linux_raw_sys::general::{O_DIRECT, O_RDWR};
@@ -29,7 +29,7 @@ use crate::arena::Arena;
 use crate::context::NoMemory;
 use crate::engine::{Side, engine};
 use crate::io::{self, Buffer, Device, Direction, Health, IoError, Late, Request};
-use crate::lock::{self, SpinLock};
+use crate::lock::{self, Closed, SpinLock};
 use crate::pager;
 use crate::run_devices::{Description, DiscardBy};
 use crate::swap::SWAP_DEVICES;
@@ -80,8 +80,10 @@ impl Attached {
 pub struct SwapDevice {
     number: u8,
     leases: Leases,
-    /// Made anew for each device that gets the number, and never freed: a thread may still look at it.
+    /// Not freed when the device goes, since a thread may still look at it.
     attached: AtomicPtr<Attached>,
+    /// The number's earlier device, whose memory the next one gets.
+    retired: AtomicPtr<Attached>,
     local: SpinLock<Option<DeviceLocal>>,
     generations: Generations,
     read_ahead: ReadAhead,
@@ -129,6 +131,7 @@ impl SwapDevice {
             number,
             leases: Leases::new(number as usize),
             attached: AtomicPtr::new(ptr::null_mut()),
+            retired: AtomicPtr::new(ptr::null_mut()),
             local: SpinLock::new(None),
             generations: Generations::new(),
             read_ahead: ReadAhead::new(),
@@ -172,7 +175,8 @@ impl SwapDevice {
     }
 
     fn attached(&self) -> Option<&'static Attached> {
-        // SAFETY: what was published is never freed.
+        // SAFETY: what was published is freed when it was taken back and everybody has let go of it: see
+        // `memory`.
         unsafe { self.attached.load(Ordering::SeqCst).as_ref() }
     }
 
@@ -210,6 +214,7 @@ impl SwapDevice {
         device: Description,
         serial: u32,
         bad: impl Iterator<Item = Range<u32>>,
+        gate: Option<&Closed<'_>>,
     ) -> Result<(), NoMemory> {
         let mut slots = Space::new(Arena, &self.leases, device.geometry);
         for pages in bad {
@@ -222,9 +227,8 @@ impl SwapDevice {
         let local = slots.local();
         let alignment =
             io::Geometry { direct: device.direct, block: 1 << device.geometry.block_shift() };
-        let memory = Arena.reserve(size_of::<Attached>(), PAGE_SIZE).ok_or(NoMemory)?;
-        let attached = memory.as_ptr().cast::<Attached>();
-        // SAFETY: the memory is fresh, large enough and aligned to a page.
+        let attached = self.memory(gate).ok_or(NoMemory)?.as_ptr();
+        // SAFETY: the memory is nobody's, large enough and aligned to a page.
         unsafe {
             attached.write(Attached {
                 slots,
@@ -245,6 +249,19 @@ impl SwapDevice {
         Ok(())
     }
 
+    /// Memory for what there is of a device: with the gate closed that of the number's earlier one.
+    fn memory(&self, gate: Option<&Closed<'_>>) -> Option<NonNull<Attached>> {
+        let earlier = gate.and_then(|_| NonNull::new(self.retired.load(Ordering::SeqCst)));
+        let Some(earlier) = earlier.filter(|_| !self.is_held()) else {
+            return Some(Arena.reserve(size_of::<Attached>(), PAGE_SIZE)?.cast());
+        };
+        self.retired.store(ptr::null_mut(), Ordering::SeqCst);
+        // SAFETY: it was taken back before. Who found it until then either passed the gate, which is closed,
+        // or held it, and nobody does.
+        unsafe { earlier.as_ptr().drop_in_place() };
+        Some(earlier)
+    }
+
     /// Forgets the device, which holds nothing and is no backing any more. On a thread of the pager, which
     /// closes it; the program's descriptor is [left](SwapDevices::leave) to the program.
     pub fn detach(&self) {
@@ -254,7 +271,7 @@ impl SwapDevice {
             attached.slots.set_discard(false);
             attached.slots.trim();
         }
-        self.attached.store(ptr::null_mut(), Ordering::SeqCst);
+        self.retired.store(self.attached.swap(ptr::null_mut(), Ordering::SeqCst), Ordering::SeqCst);
         let mut spins = 0;
         while self.is_held() {
             lock::relax(spins);
@@ -339,9 +356,7 @@ impl SwapDevice {
         for (size, object) in sizes.iter_mut().zip(objects) {
             *size = attached.blocks_of(object.bytes.len());
         }
-        let mut local = self.local.lock();
-        let local = local.as_mut().ok_or(Refusal::Full)?;
-        attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)?;
+        self.take_run(attached, sizes, placed)?;
         let mut silence = Silence::new();
         if let Err(refusal) = self.write_batch(attached, placed, objects, &mut silence) {
             for place in placed.iter() {
@@ -357,6 +372,18 @@ impl SwapDevice {
             handles[place.object as usize] = handle_of(place.block);
         }
         Ok(())
+    }
+
+    /// Takes the places of a batch. The lock is held for no longer: others store while it is written.
+    fn take_run(
+        &self,
+        attached: &Attached,
+        sizes: &[u8],
+        placed: &mut [Placed],
+    ) -> Result<(), Refusal> {
+        let mut local = self.local.lock();
+        let local = local.as_mut().ok_or(Refusal::Full)?;
+        attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)
     }
 
     /// A write that was given up is over: its places are free.
@@ -490,7 +517,7 @@ impl SwapDevice {
 
     /// Bytes in use by this process.
     pub fn used(&self) -> u64 {
-        self.attached().map_or(0, |attached| {
+        self.hold().map_or(0, |InUse { attached, .. }| {
             u64::from(attached.slots.used_blocks()) << attached.slots.geometry().block_shift()
         })
     }
@@ -552,7 +579,8 @@ impl Backing for SwapDevice {
     }
 
     fn room(&self) -> Room {
-        let Some(attached) = self.attached() else { return Room::default() };
+        let Some(in_use) = self.hold() else { return Room::default() };
+        let attached = in_use.attached;
         let (geometry, used) = (attached.slots.geometry(), attached.slots.used_blocks());
         Room {
             capacity: u64::from(geometry.blocks()) << geometry.block_shift(),

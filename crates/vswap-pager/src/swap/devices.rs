@@ -14,7 +14,7 @@ use crate::engine::{Engine, Side, engine};
 #[cfg(test)]
 use crate::io::DeviceIo as _;
 use crate::io::{Buffer, DirectBuffers, Direction, Late, Request};
-use crate::lock::{self, SpinLock};
+use crate::lock::{self, Closed, SpinLock};
 use crate::run_devices::{Description, RunDevices};
 use crate::swap::device::{Refusal, SwapDevice};
 use crate::swap::fetched::FETCHED;
@@ -237,9 +237,16 @@ impl SwapDevices {
     }
 
     /// Takes a device of the run into use, with the pager's descriptor of it. The child of a fork has
-    /// those of its parent already, and gets the descriptor. `false` without memory, or if the
+    /// those of its parent already, and gets the descriptor. With the gate closed, the memory of the number's
+    /// earlier device is used again. `false` without memory, or if the
     /// device is not what the run says.
-    pub fn attach(&'static self, engine: &Engine, number: usize, fd: i32) -> bool {
+    pub fn attach(
+        &'static self,
+        engine: &Engine,
+        number: usize,
+        fd: i32,
+        gate: Option<&Closed<'_>>,
+    ) -> bool {
         let described = engine.run_page().and_then(|run| {
             let device = run.devices.get(number)?;
             Some((device.description()?, device.serial()))
@@ -260,7 +267,8 @@ impl SwapDevices {
         if device.is_attached() {
             return true;
         }
-        let attached = self.make_buffers() && self.attach_new(device, (description, serial), fd);
+        let attached =
+            self.make_buffers() && self.attach_new(device, (description, serial), fd, gate);
         if let (true, Some(id)) = (attached, DeviceId::new(number as u8)) {
             self.set.insert(&Arena, id, description.priority);
             self.next(engine, 0);
@@ -273,9 +281,10 @@ impl SwapDevices {
         device: &'static SwapDevice,
         (description, serial): (Description, u32),
         fd: i32,
+        gate: Option<&Closed<'_>>,
     ) -> bool {
         if !description.has_header {
-            return device.attach(description, serial, core::iter::empty()).is_ok();
+            return device.attach(description, serial, core::iter::empty(), gate).is_ok();
         }
         let Some(mut first) = self.buffer(PAGE_SIZE) else { return false };
         if fd::pread(fd, &mut first, 0) != Ok(PAGE_SIZE) {
@@ -289,7 +298,7 @@ impl SwapDevices {
         let Ok(area) = parsed else { return false };
         let header = core::iter::once(0..1);
         let bad = area.bad_pages().map(|page| Range { start: page, end: page + 1 });
-        device.attach(description, serial, header.chain(bad)).is_ok()
+        device.attach(description, serial, header.chain(bad), gate).is_ok()
     }
 
     /// The device that the next `blocks` blocks go to. Objects that are stored singly follow.

@@ -89,9 +89,9 @@ fn receive(engine: &Engine) {
         let current = engine.run_page().and_then(|run| run.devices.get(number));
         let is_current = current.is_some_and(|device| device.serial() == new.serial);
         if let (true, Some(fd)) = (is_current, fds.next()) {
-            let _passage = engine.gate.pass();
+            let closed = engine.gate.close();
             // Without memory it is not used here; the coordinator is told so by `publish`.
-            SWAP_DEVICES.attach(engine, number, fd.into_raw());
+            SWAP_DEVICES.attach(engine, number, fd.into_raw(), Some(&closed));
         }
     }
 }

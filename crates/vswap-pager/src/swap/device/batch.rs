@@ -1,9 +1,9 @@
 //! Writing a batch of objects: with one call, where they lie together or nearly so.
 //!
-//! Objects of one size lie side by side, but a cluster seldom is a multiple of their size, and single
-//! slots come from between others. Small gaps are written too, as zeros: one long write takes the
-//! time of a short one. Nothing of anybody's is in a gap, and nothing gets there meanwhile, since
-//! slots are taken under the lock that the caller holds.
+//! Objects of one size lie side by side, but a cluster seldom is a multiple of their size. What is left at
+//! its end is written too, as zeros: one long write takes the time of a short one. Nothing of anybody's
+//! is there, and nothing gets there while the cluster has an object. Other gaps are left alone: another
+//! thread may take a slot there meanwhile.
 
 use vswap_core::Outgoing;
 use vswap_core::device::space::{Block, OBJECT_BLOCKS_MAX, Placed};
@@ -97,8 +97,8 @@ fn next_part<'a>(attached: &Attached, first: Block, rest: &'a [Placed]) -> Part<
 }
 
 fn is_small_gap(attached: &Attached, mut gap: core::ops::Range<u32>) -> bool {
-    let is_free = |block| Block::new(block).is_some_and(|block| !attached.slots.is_used(block));
-    gap.len() as u32 <= GAP_MAX && gap.all(is_free)
+    let is_slack = |block| Block::new(block).is_some_and(|block| attached.slots.is_slack(block));
+    gap.len() as u32 <= GAP_MAX && gap.all(is_slack)
 }
 
 /// A buffer; if there is none beside those of the batch, the batch is written first.

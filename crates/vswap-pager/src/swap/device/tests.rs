@@ -51,6 +51,24 @@ fn only_an_error_of_the_device_is_for_good() {
     assert_eq!(Refusal::of(IoError::Short(512)), Refusal::NoSpace);
 }
 
+#[test]
+fn a_device_has_the_memory_of_the_numbers_earlier_one() {
+    let mut run = Run::begin();
+    let mut attach = || {
+        let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
+        let entry = SwapEntry::from_raw(1).expect("an entry");
+        let handle = device.store(Outgoing { entry, bytes: &[7; 900] }).expect("room");
+        device.free(handle, 900);
+        let attached = ptr::from_ref(device.attached().expect("it is attached"));
+        run.detach(0, device);
+        attached
+    };
+    let first = attach();
+    for _ in 0..20 {
+        assert_eq!(attach(), first);
+    }
+}
+
 type Faulty = FaultyIo<ThreadIo<'static>>;
 
 thread_local! {
@@ -145,7 +163,9 @@ impl Run {
             direct,
         });
         let fd = fd::duplicate(file.as_raw_fd(), 0).expect("a descriptor").into_raw();
-        assert!(SWAP_DEVICES.attach(engine(), number, fd));
+        let closed = engine().gate.close();
+        assert!(SWAP_DEVICES.attach(engine(), number, fd, Some(&closed)));
+        drop(closed);
         self.files[number] = Some(file);
         SWAP_DEVICES.get(number).expect("a number")
     }

@@ -131,3 +131,30 @@ fn of_a_batch_only_what_was_not_answered_keeps_its_places() {
     assert_eq!(device.used(), 0);
     run.detach(0, device);
 }
+
+#[test]
+fn a_slow_write_holds_up_nobody_else() {
+    let mut run = Run::begin();
+    let device = run.attach(0, Geometry::new(9, 8192).expect("sizes"), false);
+    let (begun, begin) = std::sync::mpsc::channel();
+    let slow = std::thread::spawn(move || {
+        set_faults(Some(|io: Faulty| io.at(Direction::Write, 0, Fault::Delay(2_000_000))));
+        begun.send(()).expect("somebody waits");
+        let handle = device.store(Outgoing { entry: entry(1), bytes: &[1; 900] });
+        end_faults();
+        handle.expect("room")
+    });
+    begin.recv().expect("it began");
+    while device.used() == 0 {
+        std::thread::yield_now();
+    }
+    let handle = device.store(Outgoing { entry: entry(2), bytes: &[2; 900] }).expect("room");
+    assert!(!slow.is_finished(), "it waited for the slow one");
+    for (number, handle) in [(2, handle), (1, slow.join().expect("it did not fail"))] {
+        let mut out = vec![0; 900];
+        device.load(entry(number), handle, &mut out).expect("it is there");
+        assert!(out == vec![number as u8; 900]);
+        device.free(handle, 900);
+    }
+    run.detach(0, device);
+}
