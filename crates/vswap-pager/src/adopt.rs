@@ -52,20 +52,36 @@ fn within(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) -> Result
     let mut objects = Objects::new();
     let query = Query::open()?;
     let mut look = Look::Complete;
+    let mut left_alone = NOTHING;
     // Registering splits and merges mappings, but only behind the reader.
     proc_maps::for_each(|mapping| {
         let mut found = objects.pageable(&mapping);
         if found.is_empty() && is_registered(engine, &mapping) {
             found = pages_of(&mapping);
         }
+        if found.is_empty() {
+            left_alone = pages_of(&mapping);
+        }
         if found.intersection(range).is_empty() || is_known(engine, maps, found, mapping.prot) {
             return;
         }
-        if !query.is_as_read(&mapping) || !adopt(engine, maps, &query, found, &mapping) {
+        let read = Read { mapping: &mapping, left_alone };
+        if !query.is_as_read(&mapping) || !adopt(engine, maps, &query, found, &read) {
             look = Look::Disturbed;
         }
     })?;
     Ok(look)
+}
+
+/// No page.
+const NOTHING: PageRange = PageRange { start: PageNumber(0), end: PageNumber(0) };
+
+/// A mapping as it was read.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    mapping: &'a Mapping<'a>,
+    /// The last one in front of it that is not paged.
+    left_alone: PageRange,
 }
 
 fn pages_of(mapping: &Mapping<'_>) -> PageRange {
@@ -110,16 +126,20 @@ pub fn mapping_of(engine: &Engine, page: PageNumber) -> Known {
     if !settled {
         return Known::NotYet;
     }
-    let mut found = None;
+    let (mut found, mut left_alone) = (None, NOTHING);
+    let mut objects = Objects::new();
     let read = proc_maps::for_each(|mapping| {
+        let pageable = objects.pageable(&mapping);
         let anonymous = mapping.private && mapping.inode == 0 && !is_special(mapping.name);
         if anonymous && mapping.contains(page.address()) {
             found = Some(Mapping { name: b"", ..mapping });
+        } else if found.is_none() && pageable.is_empty() {
+            left_alone = pages_of(&mapping);
         }
     });
-    if let (Some(mapping), Ok(()), Ok(query)) = (found, read, Query::open())
+    if let (Some(mapping), Ok(()), Ok(query)) = (&found, read, Query::open())
         && !Arena::owns(page.address())
-        && !adopt(engine, &mut maps, &query, pages_of(&mapping), &mapping)
+        && !adopt(engine, &mut maps, &query, pages_of(mapping), &Read { mapping, left_alone })
     {
         return Known::NotYet;
     }
@@ -265,9 +285,9 @@ fn adopt(
     maps: &mut MapsGuard<'_>,
     query: &Query,
     range: PageRange,
-    mapping: &Mapping<'_>,
+    read: &Read<'_>,
 ) -> bool {
-    let prot = mapping.prot as u8;
+    let prot = read.mapping.prot as u8;
     let mut rest = range;
     loop {
         let first = |regions: &Regions| regions.within(rest).next();
@@ -277,7 +297,7 @@ fn adopt(
         let part = PageRange { start: rest.start, end };
         if !part.is_empty() {
             let adopted = adopt_part(engine, maps, part, prot);
-            register_rest(engine, maps, query, part, mapping);
+            register_rest(engine, maps, query, part, read);
             if !adopted {
                 return false;
             }
@@ -316,13 +336,14 @@ fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: 
 }
 
 /// Registers what lies beside a part that reached to an end of its mapping and is alike: a trap has put a
-/// longer mapping there since that was read, which is two to the kernel now, and could not be moved.
+/// longer mapping there since that was read, which is two to the kernel now, and could not be moved. Not
+/// what was there and is not paged, zeroed data of an object: no child would have it.
 fn register_rest(
     engine: &Engine,
     maps: &MapsGuard<'_>,
     query: &Query,
     part: PageRange,
-    mapping: &Mapping<'_>,
+    &Read { mapping, left_alone }: &Read<'_>,
 ) {
     let before = (part.start.address() == mapping.start).then(|| mapping.start - 1);
     let behind = (part.end.address() == mapping.end).then_some(mapping.end);
@@ -330,7 +351,8 @@ fn register_rest(
         let Some(other) = query.mapping_of(address) else { continue };
         let alike = other.private && other.inode == 0 && other.prot == mapping.prot;
         let engines = Arena::owns(address) || other.contains(core::ptr::from_ref(engine) as usize);
-        if alike && !engines && maps.excluded.within(pages_of(&other)).next().is_none() {
+        let new = pages_of(&other) != left_alone;
+        if alike && new && !engines && maps.excluded.within(pages_of(&other)).next().is_none() {
             // What refuses is the program's own userfaultfd's.
             let _ = engine.with_uffd(engine.side(), |uffd| {
                 uffd.register(other.start, pages_of(&other).bytes())
@@ -402,7 +424,7 @@ impl Objects {
         let never = mapping.inode != 0 || !mapping.private || is_special(mapping.name);
         let start = if zeroed.stays() { zeroed.end } else { mapping.start };
         if never || start >= mapping.end || Arena::owns(start) {
-            return PageRange { start: PageNumber(0), end: PageNumber(0) };
+            return NOTHING;
         }
         PageRange::touching(start, mapping.end - start)
     }

@@ -7,8 +7,9 @@
  * calls on the memory, fork. A model in shared memory, which is not paged, says what each page must
  * hold; every operation's result must be the one that Linux gives. FLAGS, with commas between: the ways
  * to make the calls (see mapping_calls.h), one of which is drawn for each; `nosys` leaves out system
- * calls on paged memory and forks (for the inline engine), `nofork` only forks. On failure, the seed
- * and the step are printed.
+ * calls on paged memory and forks (for the inline engine), `nofork` only forks; `tree` adds children
+ * that go on beside their parent (branches.h). On failure, the seed, the step and the child's line
+ * are printed.
  */
 #include "mapping_calls.h"
 #include <sys/uio.h>
@@ -16,6 +17,7 @@
 #define FILE_PAGES 256ul
 #define LONGEST 192ul /* pages of one operation */
 #define FILE_SEED 0xf11eull
+#define CHILDREN_MAX 2ul /* of one process at a time, in a tree */
 
 /* What a page must hold. */
 struct model {
@@ -34,10 +36,15 @@ struct arena {
 	struct model *pages, *snapshot;
 	struct rng rng;
 	uint32_t segments;
+	uint64_t line; /* 0, or what the child was drawn with */
+	uint64_t depth, children;
+	pid_t child[CHILDREN_MAX];
+	bool doomed[CHILDREN_MAX];
+	bool bare; /* libc's locks may be held by threads that are not here */
 };
 
 static uint64_t steps, arena_pages, seed;
-static bool with_system_calls, with_forks;
+static bool with_system_calls, with_forks, with_trees;
 static int pattern_file;
 
 static __thread struct arena *current;
@@ -45,8 +52,8 @@ static __thread struct arena *current;
 #define EXPECT(condition)                                                                          \
 	do {                                                                                       \
 		if (!(condition))                                                                  \
-			fail("seed %lu thread %lu step %lu: %s (line %d)", seed, current->index,   \
-			     current->step, #condition, __LINE__);                                 \
+			fail("seed %lu thread %lu child %lx step %lu: %s (line %d)", seed,         \
+			     current->index, current->line, current->step, #condition, __LINE__);  \
 	} while (0)
 
 struct range {
@@ -76,9 +83,9 @@ static void check_one(uint64_t page)
 	for (uint64_t i = 0; i < WORDS; i++) {
 		uint64_t want = m->poked != 0 && i == at ? m->poked : word_of(m->key, repeat, i);
 		if (words[i] != want)
-			fail("seed %lu thread %lu step %lu: page %lu (%p) word %lu holds %016lx, not "
-			     "%016lx", seed, current->index, current->step, page,
-			     (void *)address(page), i, words[i], want);
+			fail("seed %lu thread %lu child %lx step %lu: page %lu (%p) word %lu holds "
+			     "%016lx, not %016lx", seed, current->index, current->line,
+			     current->step, page, (void *)address(page), i, words[i], want);
 	}
 	if (!m->perhaps_zero)
 		current->sum += mix(m->key + m->poked);
@@ -198,6 +205,22 @@ static void op_unmap(void)
 	memset(&current->pages[range.first], 0, range.count * sizeof(struct model));
 }
 
+/*
+ * What is divided in a child stays several mappings when the parts are the same again: the kernel
+ * merges no memory that was there at a fork. To mremap it is of several mmap calls from then on.
+ */
+static void divide(uint64_t page)
+{
+	struct model *pages = current->pages;
+	if (current->depth == 0 || page == 0 || page >= arena_pages ||
+	    pages[page].segment != pages[page - 1].segment || pages[page].segment == 0)
+		return;
+	uint32_t whole = pages[page].segment;
+	current->segments++;
+	for (; page < arena_pages && pages[page].segment == whole; page++)
+		pages[page].segment = current->segments;
+}
+
 static void op_protect(void)
 {
 	static const int choices[] = { PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE,
@@ -209,6 +232,8 @@ static void op_protect(void)
 	EXPECT(do_mprotect(address(range.first), range.count, prot) == 0);
 	for (uint64_t i = 0; i < range.count; i++)
 		current->pages[range.first + i].prot = (uint8_t)prot;
+	divide(range.first);
+	divide(range.first + range.count);
 }
 
 static void op_move(void)
@@ -259,6 +284,7 @@ static void op_grow_in_place(void)
 	for (uint64_t i = 0; i < room; i++)
 		current->pages[end + i] = (struct model){ .segment = last->segment,
 							  .prot = last->prot };
+	divide(end + room);
 }
 
 static void op_shrink(void)
@@ -344,6 +370,13 @@ static void op_system_read(void)
 	}
 }
 
+static void *shared(uint64_t bytes)
+{
+	void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	REQUIRE(start != MAP_FAILED);
+	return start;
+}
+
 static void op_fork(void)
 {
 	int status;
@@ -366,6 +399,9 @@ static void op_fork(void)
 	EXPECT(status == 0);
 	check_all();
 }
+
+static void op_branch(void);
+static void reap_oldest(void);
 
 /* Chosen with these weights; the last entries need system calls on paged memory, or forks. */
 static const struct {
@@ -392,6 +428,8 @@ static void one_step(void)
 	operations[i].run();
 	if (with_forks && current->step % 400 == 399)
 		op_fork();
+	if (with_trees && below(rng, 100) == 0)
+		op_branch();
 }
 
 static void *work(void *arena)
@@ -416,8 +454,12 @@ static void *work(void *arena)
 			check_all();
 	}
 	check_all();
+	while (current->children > 0)
+		reap_oldest();
 	return NULL;
 }
+
+#include "branches.h"
 
 static int make_pattern_file(void)
 {
@@ -432,13 +474,6 @@ static int make_pattern_file(void)
 	return fd;
 }
 
-static void *shared(uint64_t bytes)
-{
-	void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	REQUIRE(start != MAP_FAILED);
-	return start;
-}
-
 int main(int argc, char **argv)
 {
 	seed = argument(argc, argv, 1, 1);
@@ -449,6 +484,7 @@ int main(int argc, char **argv)
 	choose_ways(flags);
 	with_system_calls = !has_flag(flags, "nosys");
 	with_forks = with_system_calls && !has_flag(flags, "nofork");
+	with_trees = has_flag(flags, "tree");
 	REQUIRE(threads >= 1 && threads <= 8);
 	arena_pages /= threads;
 	pattern_file = make_pattern_file();

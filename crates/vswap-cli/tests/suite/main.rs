@@ -6,6 +6,7 @@
 //! - [`memory`]: our own C programs, which verify memory after every kind of mapping change;
 //! - [`differential`]: random mapping operations against a model;
 //! - [`syscalls`]: the kernel reading and writing pages that are swapped out;
+//! - [`trees`]: processes that fork, and what they share;
 //! - [`traps`]: mapping calls that no hook sees;
 //! - [`poison`]: pages that cannot be restored;
 //! - [`manners`]: what a program can notice of the pager, which is nothing, and how both end;
@@ -39,4 +40,5 @@ mod statistics;
 mod support;
 mod syscalls;
 mod traps;
+mod trees;
 mod whole;
