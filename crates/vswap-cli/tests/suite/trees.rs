@@ -6,6 +6,32 @@
 
 use crate::support::{Job, Vswap, long};
 
+mod cost;
+mod shares;
+
+/// D 48 MiB, r 13, B 24 MiB.
+#[test]
+fn a_thousand_children_in_all() {
+    let children = if long() { "20000" } else { "1000" };
+    storm(&["48", children, "32"], &Vswap::ram("24M"));
+}
+
+/// D 48 MiB, r 13, B 24 MiB, from four threads at once.
+#[test]
+fn a_thousand_children_of_threads() {
+    let children = if long() { "20000" } else { "600" };
+    storm(&["48", children, "24", "4"], &Vswap::ram("24M").swap("1G"));
+}
+
+fn storm(arguments: &[&str], vswap: &Vswap) {
+    let limit = if long() { 600 } else { 120 };
+    let paged = Job::c("storm", arguments).limit(limit).compare(vswap);
+    let stats = paged.stats();
+    stats.assert_swapped();
+    let children = arguments[1].parse().expect("a number");
+    assert!(stats.counter("forks") >= children, "{} forks", stats.counter("forks"));
+}
+
 /// A process of the model, its threads and its descendants, at the same time: D 16 MiB for each
 /// process.
 fn lineage(seed: u64, steps: &str) {
