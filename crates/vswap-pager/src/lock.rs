@@ -1,7 +1,8 @@
 //! Locks that work where libc does not: a spin lock and a gate, both in plain memory.
 //!
 //! A waiter spins briefly and then yields its CPU, since the holder may have been preempted. No
-//! holder ever waits for a page fault, so waits are short. All holders block signals or run in the
+//! holder ever waits for a page fault, so waits are short, but for a fork of many mappings: then
+//! waiters sleep, so that they do not keep the CPUs from it. All holders block signals or run in the
 //! pager, so that no signal handler finds a lock held by its own thread.
 
 use core::cell::UnsafeCell;
@@ -12,12 +13,18 @@ use crate::sys::task;
 
 const SPINS_BEFORE_YIELD: u32 = 64;
 
+/// Some 100 µs of yielding, if nobody else wants the CPU.
+const SPINS_BEFORE_SLEEP: u32 = 256;
+
+/// The kernel adds its slack of 50 µs.
+const SLEEP_US: u64 = 20;
+
 /// Waits a moment; `spins` counts the calls so far.
 pub fn relax(spins: u32) {
-    if spins < SPINS_BEFORE_YIELD {
-        core::hint::spin_loop();
-    } else {
-        task::yield_now();
+    match spins {
+        ..SPINS_BEFORE_YIELD => core::hint::spin_loop(),
+        SPINS_BEFORE_YIELD..SPINS_BEFORE_SLEEP => task::yield_now(),
+        _ => task::sleep_us(SLEEP_US),
     }
 }
 
