@@ -32,6 +32,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Evict memory of a run now
     Reclaim(ReclaimArgs),
+    /// Bring back all that is swapped out, for a debugger, and keep it in RAM
+    #[command(name = "swapin", after_help = SWAPIN_EXAMPLES)]
+    SwapIn(MembersArgs),
+    /// Take 'vswap swapin' back
+    #[command(name = "swapout")]
+    SwapOut(MembersArgs),
     /// Give a run one more swap device
     #[command(name = "swapon")]
     SwapOn(SwapOnArgs),
@@ -178,6 +184,28 @@ pub struct ReclaimArgs {
     /// How much to evict, as in 512M or 1.5G
     #[arg(value_name = "SIZE", value_parser = parse_size)]
     pub size: Size,
+}
+
+const SWAPIN_EXAMPLES: &str = "\
+Examples:
+  vswap swapin 4711 && gcore 4711 && vswap swapout 4711
+  vswap swapin nightly
+
+The kernel gives debuggers no page that is swapped out. All pages of the process, or of all processes of
+the run, are brought back, and none is evicted any more but by 'vswap reclaim', whatever the budget; other
+processes of the run give way. 'vswap swapout' ends that. Processes that they fork meanwhile keep to the
+budget. ^C ends it, too.
+
+Exit status: 0, 1 if the machine or its memory cgroup has too little or the run ended, 2 if there is no
+such run.";
+
+/// Processes of a run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MembersArgs {
+    /// Process ID of a program that has a pager, or for all of a run: its name, or the process ID of its
+    /// 'vswap run'
+    #[arg(value_name = "RUN|PID")]
+    pub run: String,
 }
 
 const SWAPON_EXAMPLES: &str = "\

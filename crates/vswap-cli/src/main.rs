@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         Command::Run(args) => coordinator::run(&args, inherited),
         Command::Status(args) => control::commands::status(&args),
         Command::Reclaim(args) => control::commands::reclaim(&args),
+        Command::SwapIn(args) => control::commands::swapin(&args),
+        Command::SwapOut(args) => control::commands::swapout(&args),
         Command::SwapOn(args) => control::commands::swapon(&args),
         Command::SwapOff(args) => control::commands::swapoff(&args),
         Command::Doctor => doctor::run(),

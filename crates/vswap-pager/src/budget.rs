@@ -5,11 +5,14 @@
 //! time to time as what the kernel counts beyond the rest. Reclaim starts when little is free and
 //! goes on until there is a stock, so that one wake-up serves many faults.
 
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use vswap_core::page::PAGE_SIZE;
 
 const MIB: u64 = 1 << 20;
+
+/// What is free for a process that is held: more than any watermark.
+const NO_END: i64 = i64::MAX / 4;
 
 /// Use of the budget, in bytes unless it says pages. `ram` is the run's, `allowance` this process's.
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub struct Budget {
     resident_pages: AtomicI64,
     engine: AtomicU64,
     unmanaged: AtomicU64,
+    held: AtomicBool,
 }
 
 impl Budget {
@@ -30,6 +34,7 @@ impl Budget {
             resident_pages: AtomicI64::new(0),
             engine: AtomicU64::new(0),
             unmanaged: AtomicU64::new(0),
+            held: AtomicBool::new(false),
         }
     }
 
@@ -99,8 +104,21 @@ impl Budget {
         self.known() + self.unmanaged()
     }
 
+    /// Says whether all pages are to be in memory, whatever the budget says.
+    pub fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    /// Whether they are.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Bytes left; negative when over the allowance.
     pub fn free(&self) -> i64 {
+        if self.is_held() {
+            return NO_END;
+        }
         self.allowance() as i64 - self.used() as i64
     }
 
@@ -207,6 +225,18 @@ mod tests {
         budget.set_share(3 * MIB, 16 * MIB);
         assert_eq!(budget.allowance(), 16 * MIB);
         assert!(!budget.is_divided());
+    }
+
+    #[test]
+    fn a_process_that_is_held_is_never_short() {
+        let budget = Budget::new();
+        budget.set_share(16 * MIB, 16 * MIB);
+        budget.add_resident(1 << 20);
+        assert!(budget.free() < 0);
+        budget.set_held(true);
+        assert!(budget.free() > budget.high_watermark());
+        budget.set_held(false);
+        assert!(budget.free() < 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`slot_table`], [`text`] |
 //! | swap devices | [`io`], [`swap`] |
-//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`cold`], [`pressure`], [`proactive`], [`shortage`] |
+//! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`cold`], [`pressure`], [`proactive`], [`swap_in`], [`shortage`] |
 //! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`locking`], [`exclude`], [`exec`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
@@ -63,6 +63,7 @@ pub mod start;
 pub mod streams;
 pub mod swap;
 pub mod swap_cache;
+pub mod swap_in;
 pub mod sys;
 pub mod table;
 pub mod text;

@@ -17,6 +17,7 @@ use crate::proactive::{self, Proactive};
 use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
 use crate::swap::{SWAP_DEVICES, draining, writeback};
+use crate::swap_in::{self, SwapIn};
 use crate::sys::task;
 use crate::table::PageState;
 
@@ -51,6 +52,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
     let mut credentials = 0;
     let mut faults = FaultClock::default();
     let mut proactive = Proactive::default();
+    let mut swap_in = SwapIn::default();
     loop {
         FOLLOWED.follow(&mut credentials);
         let bell = engine.mailbox.bell();
@@ -66,6 +68,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
             reclaim(engine, context, &mut faults);
             proactive.reclaim(engine, context);
         }
+        swap_in.advance(engine, context);
         condense(engine, context);
         if writeback::write_back(engine, context) || draining::step(engine, context) {
             continue;
@@ -76,7 +79,9 @@ pub extern "C" fn main(_argument: usize) -> ! {
             && engine.mailbox.bell() == bell
             && cold::recompress(engine, context)
         {}
-        let idle = engine.mailbox.waiting().is_none() && proactive::requested(engine) == 0;
+        let idle = engine.mailbox.waiting().is_none()
+            && proactive::requested(engine) == 0
+            && !(engine.budget.is_held() && swap_in::is_wanted(engine));
         if idle && !linger(engine, bell) {
             engine.mailbox.sleep(bell, LOOK_UP_MS);
         }

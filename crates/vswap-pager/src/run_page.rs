@@ -192,6 +192,11 @@ pub struct Member {
     pub reclaim_request: AtomicU64,
     /// A [`ReclaimEnd`], set before the request becomes 0.
     reclaim_end: AtomicU32,
+    /// Set by the coordinator: all pages are to be in memory, whatever the budget says. A number that
+    /// is another's at each request; 0 without one.
+    hold: AtomicU32,
+    /// The last of these requests that the member has carried out.
+    held: AtomicU32,
     /// Bytes charged to the budget: resident, pool and metadata, together.
     pub charged: AtomicU64,
     /// What it may use at most, in bytes: it says so before it does, so that no two members take the
@@ -266,6 +271,32 @@ impl Member {
         })
     }
 
+    /// Asks for all pages, until [`release`](Self::release).
+    pub fn ask_to_hold(&self) {
+        let before = self.hold.load(Ordering::Relaxed).max(self.held.load(Ordering::Relaxed));
+        self.hold.store(before.checked_add(1).unwrap_or(1), Ordering::Release);
+    }
+
+    /// Lets the budget hold again.
+    pub fn release(&self) {
+        self.hold.store(0, Ordering::Release);
+    }
+
+    /// The request for all pages; 0 if there is none.
+    pub fn hold(&self) -> u32 {
+        self.hold.load(Ordering::Acquire)
+    }
+
+    /// Whether the last request for all pages is carried out.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) == self.hold()
+    }
+
+    /// Says that this request is carried out.
+    pub fn set_held(&self, hold: u32) {
+        self.held.store(hold, Ordering::Release);
+    }
+
     /// Forgets everything, for the next process in this slot.
     pub fn reset(&self) {
         for word in self.counters.iter().chain(&self.gauges).chain(&self.peaks) {
@@ -278,7 +309,9 @@ impl Member {
         for word in self.on_device.iter().chain(&self.stuck_on_device) {
             word.store(0, Ordering::Relaxed);
         }
-        self.devices.store(0, Ordering::Relaxed);
+        for word in [&self.devices, &self.hold, &self.held] {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -421,6 +454,24 @@ mod tests {
             assert!(sum <= 1600, "round {round}: {sum}");
         }
         assert!(members.iter().all(|m| m.charged.load(Ordering::Relaxed) >= 700));
+    }
+
+    #[test]
+    fn a_hold_is_carried_out_each_time_that_it_is_asked_for() {
+        let run = run(1600);
+        let member = &run.members[0];
+        assert_eq!(member.hold(), 0);
+        member.ask_to_hold();
+        let first = member.hold();
+        assert!(first != 0 && !member.is_held());
+        member.set_held(first);
+        assert!(member.is_held());
+        member.release();
+        assert_eq!(member.hold(), 0);
+        member.ask_to_hold();
+        assert!(!member.is_held(), "held by the request before it");
+        member.reset();
+        assert_eq!(member.hold(), 0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::swap::{SWAP_DEVICES, draining};
 use crate::sys::{arch, fd, task};
 use crate::text::{self, Line};
 use crate::unpageable::{self, Unpageable};
-use crate::{counters, link, pager, proactive, start};
+use crate::{counters, link, pager, proactive, start, swap_in};
 
 /// Milliseconds between two looks.
 const TICK_MS: i64 = 10;
@@ -90,6 +90,7 @@ impl Watcher {
         }
         self.newcomers.look(self.engine);
         draining::follow(self.engine);
+        swap_in::follow(self.engine);
         publish(self.engine, anonymous);
         if let Some(member) = self.engine.member() {
             self.unpageable.look(self.engine, member);

@@ -28,6 +28,11 @@ pub enum Request {
     Status,
     /// To evict so many bytes from its members now.
     Reclaim { bytes: u64 },
+    /// To bring back all that is swapped out of its members, or of the one with this process ID, and to
+    /// keep it in memory.
+    SwapIn { process: Option<u32> },
+    /// To take the last request back.
+    SwapOut { process: Option<u32> },
     /// To use one more swap device; as `--swap`, with an absolute path.
     SwapOn { path: String, size: Option<u64>, priority: Option<i16> },
     /// To do without a swap device, or without any.
@@ -51,11 +56,16 @@ pub enum Reply {
     Progress { done: u64, of: u64 },
     /// The last line of [`Request::Reclaim`].
     Reclaimed(Reclaimed),
+    /// The last line of [`Request::SwapIn`], with what was out.
+    SwappedIn { bytes: u64, processes: usize, charged_bytes: u64, ram_bytes: u64 },
+    /// The last line of [`Request::SwapOut`], with how many processes were kept in memory.
+    SwappedOut { processes: usize },
     /// The last line of [`Request::SwapOn`].
     SwappedOn { filename: String, size_bytes: u64, priority: i16 },
     /// The last line of [`Request::SwapOff`], with what was moved.
     SwappedOff { bytes: u64 },
-    /// The last line of a [`Request::SwapOff`] that was taken back, with what is still there.
+    /// The last line of a [`Request::SwapIn`] or [`Request::SwapOff`] that was taken back, with what is still
+    /// swapped out, or on the device.
     Interrupted { left_bytes: u64 },
     /// The last line of a request that is not carried out.
     Refused { what: String, remedy: String },

@@ -8,6 +8,7 @@ use crate::support::{Job, Vswap, long};
 
 mod cost;
 mod shares;
+mod swap_in;
 
 /// D 48 MiB, r 13, B 24 MiB.
 #[test]

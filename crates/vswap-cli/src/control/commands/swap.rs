@@ -63,7 +63,12 @@ pub fn off(args: &SwapOffArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn converse(run: &Entry, request: &Request, interrupted: &AtomicBool) -> Result<Reply, Silence> {
+/// Asks for something that takes its time, and shows how far it is; gives the last line.
+pub fn converse(
+    run: &Entry,
+    request: &Request,
+    interrupted: &AtomicBool,
+) -> Result<Reply, Silence> {
     let mut conversation = Conversation::begin(run, request)?;
     let bar = Bar::new();
     loop {

@@ -2,6 +2,7 @@
 
 mod reclaim;
 mod status;
+mod swapin;
 mod swapoff;
 mod swapon;
 
@@ -13,6 +14,7 @@ use vswap_pager::config::Config;
 use vswap_pager::run_page::RunPage;
 
 use self::reclaim::Reclaim;
+use self::swapin::SwapIn;
 use self::swapoff::{SwapOff, Which};
 use super::protocol::{Reply, Request};
 use crate::args::SwapPlace;
@@ -39,6 +41,7 @@ pub struct Subject<'a> {
 /// A request that takes its time. It holds nothing back: all the work is done elsewhere.
 pub enum Operation {
     Reclaim(Reclaim),
+    SwapIn(SwapIn),
     SwapOff(SwapOff),
 }
 
@@ -69,6 +72,8 @@ pub fn begin(request: &Request, subject: &mut Subject<'_>, busy: bool) -> Began 
         Request::Reclaim { bytes } => {
             Began::Operation(Operation::Reclaim(Reclaim::begin(*bytes, subject)))
         }
+        Request::SwapIn { process } => SwapIn::begin(*process, subject),
+        Request::SwapOut { process } => Began::Done(swapin::release(*process, subject)),
         Request::SwapOn { path, size, priority } => {
             let (path, size) = (PathBuf::from(path), size.map(Size));
             Began::Done(swapon::answer(&SwapPlace { path, size, priority: *priority }, subject))
@@ -85,6 +90,7 @@ impl Operation {
     pub fn advance(&mut self, subject: &mut Subject<'_>) -> Step {
         match self {
             Self::Reclaim(reclaim) => reclaim.advance(subject),
+            Self::SwapIn(swapin) => swapin.advance(subject),
             Self::SwapOff(swapoff) => swapoff.advance(subject),
         }
     }
@@ -93,6 +99,7 @@ impl Operation {
     pub fn cancel(self, subject: &mut Subject<'_>) -> Reply {
         match self {
             Self::Reclaim(reclaim) => reclaim.cancel(subject),
+            Self::SwapIn(swapin) => swapin.cancel(subject),
             Self::SwapOff(swapoff) => swapoff.cancel(subject),
         }
     }
