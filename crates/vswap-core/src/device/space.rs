@@ -24,6 +24,7 @@
 //! clusters are all free goes back, except one that is kept as a spare.
 //!
 //! After fork, two processes refer to what was written before. [`Space::seal`] says what follows.
+//! Objects that lie far apart are moved together by a pass of compaction, [`Space::begin_compaction`].
 //!
 //! # Memory
 //!
@@ -39,6 +40,7 @@
 
 mod bits;
 mod cluster;
+mod compact;
 mod discard;
 mod extents;
 mod geometry;
@@ -48,6 +50,7 @@ mod seal;
 mod steal;
 mod usage;
 
+pub use compact::Fragmentation;
 pub use discard::Discard;
 pub use extents::{ExtentSource, TooManyBadRanges};
 pub use geometry::{
@@ -55,7 +58,7 @@ pub use geometry::{
 };
 pub use placed::Placed;
 pub use seal::Side;
-pub use usage::{ClassUse, Occupancy, Sparse};
+pub use usage::{ClassUse, Occupancy};
 
 use crate::pieces::Pieces;
 use crate::platform::Platform;
@@ -74,13 +77,43 @@ const OBJECT_SIZE: &str = "an object has up to a page of blocks and one more";
 #[error("the swap device has no slot for the object")]
 pub struct Full;
 
-/// A worker's clusters, one per class.
+/// Which slots are taken first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// As the module says: few long writes.
+    Fresh,
+    /// Those between other objects, so that nothing else is begun; never one of a larger class.
+    Holes,
+}
+
+/// A worker's clusters, one per class and way to fill.
 #[derive(Debug)]
 pub struct DeviceLocal {
     epoch: u32,
-    current: [Option<ClusterId>; OBJECT_BLOCKS_MAX],
+    fresh: Current,
+    holes: Current,
+}
+
+impl DeviceLocal {
+    fn current(&mut self, fill: Fill) -> &mut Current {
+        match fill {
+            Fill::Fresh => &mut self.fresh,
+            Fill::Holes => &mut self.holes,
+        }
+    }
+}
+
+/// What a worker fills, by class.
+#[derive(Debug)]
+struct Current {
+    clusters: [Option<ClusterId>; OBJECT_BLOCKS_MAX],
     /// Where the next free slot is looked for: a cluster is filled in one direction.
-    cursor: [u16; OBJECT_BLOCKS_MAX],
+    cursors: [u16; OBJECT_BLOCKS_MAX],
+}
+
+impl Current {
+    const NONE: Self =
+        Self { clusters: [None; OBJECT_BLOCKS_MAX], cursors: [0; OBJECT_BLOCKS_MAX] };
 }
 
 /// The physical slots of a swap device.
@@ -102,6 +135,8 @@ pub struct Space<P: Platform, S: ExtentSource> {
     /// Rises with each seal, which ends the ownership of all clusters.
     epoch: AtomicU32,
     discard: AtomicBool,
+    /// A pass of compaction is under way. It changes under the lock of the lists.
+    compacting: AtomicBool,
     used: CacheLine<AtomicU32>,
 }
 
@@ -129,6 +164,7 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
             metadata_pages: AtomicU32::new(0),
             epoch: AtomicU32::new(0),
             discard: AtomicBool::new(false),
+            compacting: AtomicBool::new(false),
             used: CacheLine(AtomicU32::new(0)),
         }
     }
@@ -141,14 +177,19 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
     /// What a worker needs to take slots. It is given back with [`Self::retire`].
     pub fn local(&self) -> DeviceLocal {
         let epoch = self.epoch.load(Ordering::Relaxed);
-        DeviceLocal { epoch, current: [None; OBJECT_BLOCKS_MAX], cursor: [0; OBJECT_BLOCKS_MAX] }
+        DeviceLocal { epoch, fresh: Current::NONE, holes: Current::NONE }
     }
 
     /// Ends a worker: others may fill its clusters.
     pub fn retire(&self, mut local: DeviceLocal) {
-        self.renew(&mut local);
+        self.give_up_all(&mut local);
+    }
+
+    fn give_up_all(&self, local: &mut DeviceLocal) {
+        self.renew(local);
         for class in 1..=self.geometry.object_blocks_max() {
-            self.give_up(&mut local, class);
+            self.give_up(local.current(Fill::Fresh), class);
+            self.give_up(local.current(Fill::Holes), class);
         }
     }
 
@@ -162,7 +203,7 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
     pub fn take(&self, local: &mut DeviceLocal, blocks: u8) -> Result<Block, Full> {
         assert!((1..=self.geometry.object_blocks_max()).contains(&blocks), "{OBJECT_SIZE}");
         let mut place = Block::default();
-        self.take_slots(local, blocks, 1, |block, _| place = block)?;
+        self.take_slots(local, Fill::Fresh, (blocks, 1), |block, _| place = block)?;
         Ok(place)
     }
 
@@ -181,6 +222,23 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
         sizes: &[u8],
         out: &mut [Placed],
     ) -> Result<(), Full> {
+        self.take_run_by(local, Fill::Fresh, sizes, out)
+    }
+
+    /// [`Self::take_run`] with a choice of slots.
+    ///
+    /// # Errors
+    /// If no slots can hold them.
+    ///
+    /// # Panics
+    /// As [`Self::take_run`].
+    pub fn take_run_by(
+        &self,
+        local: &mut DeviceLocal,
+        fill: Fill,
+        sizes: &[u8],
+        out: &mut [Placed],
+    ) -> Result<(), Full> {
         assert_eq!(sizes.len(), out.len(), "each object gets one place");
         let largest = self.geometry.object_blocks_max();
         assert!(sizes.iter().all(|size| (1..=largest).contains(size)), "{OBJECT_SIZE}");
@@ -189,7 +247,7 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
         for blocks in (1..=largest).rev() {
             let mut objects = (0..sizes.len()).filter(|&object| sizes[object] == blocks);
             let wanted = objects.clone().count() as u32;
-            let taken = self.take_slots(local, blocks, wanted, |first, count| {
+            let taken = self.take_slots(local, fill, (blocks, wanted), |first, count| {
                 for (n, object) in objects.by_ref().take(count as usize).enumerate() {
                     let block = first.plus(n as u32 * u32::from(blocks));
                     out[filled] = Placed { object: object as u32, block, blocks };
@@ -281,21 +339,31 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
     fn take_slots(
         &self,
         local: &mut DeviceLocal,
-        blocks: u8,
-        wanted: u32,
+        fill: Fill,
+        (blocks, wanted): (u8, u32),
         mut say: impl FnMut(Block, u32),
     ) -> Result<(), Full> {
         self.renew(local);
+        let current = local.current(fill);
         let (mut left, mut exhausted) = (wanted, false);
         while left > 0 {
-            let (block, count) = match self.fill_current(local, blocks, left) {
+            let (block, count) = match self.fill_current(current, blocks, left) {
                 Some(found) => found,
                 None if !exhausted => {
-                    self.give_up(local, blocks);
-                    exhausted = !self.take_cluster(local, blocks, wanted > 1);
+                    self.give_up(current, blocks);
+                    exhausted = !self.take_cluster(current, fill, blocks, wanted > 1);
                     continue;
                 }
-                None => (self.steal(blocks).ok_or(Full)?, 1),
+                None if fill == Fill::Holes => return Err(Full),
+                None => match self.steal(blocks) {
+                    Some(block) => (block, 1),
+                    // What a pass keeps others out of is better than nothing.
+                    None if self.end_compaction() => {
+                        exhausted = false;
+                        continue;
+                    }
+                    None => return Err(Full),
+                },
             };
             self.used.0.fetch_add(count * u32::from(blocks), Ordering::Relaxed);
             say(block, count);
@@ -308,12 +376,12 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
     #[inline]
     fn fill_current(
         &self,
-        local: &mut DeviceLocal,
+        current: &mut Current,
         class: u8,
         wanted: u32,
     ) -> Option<(Block, u32)> {
-        let cluster = local.current[usize::from(class) - 1]?;
-        let cursor = &mut local.cursor[usize::from(class) - 1];
+        let cluster = current.clusters[usize::from(class) - 1]?;
+        let cursor = &mut current.cursors[usize::from(class) - 1];
         let (slot, count) = self.fill(cluster, class, (*cursor).into(), wanted, class)?;
         *cursor = (slot + count) as u16;
         Some((Block::of(cluster, slot * u32::from(class), self.geometry), count))
@@ -345,8 +413,8 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
     }
 
     /// Ends a worker's ownership of its cluster.
-    fn give_up(&self, local: &mut DeviceLocal, class: u8) {
-        let Some(cluster) = local.current[usize::from(class) - 1].take() else { return };
+    fn give_up(&self, current: &mut Current, class: u8) {
+        let Some(cluster) = current.clusters[usize::from(class) - 1].take() else { return };
         let mut lists = self.lists.lock(&self.platform);
         // From here on, a free in this cluster settles it, so that none is missed.
         lists.set_state(self, cluster, State::Full);
@@ -357,11 +425,12 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
 
     /// Gets a worker its next cluster.
     #[cold]
-    fn take_cluster(&self, local: &mut DeviceLocal, class: u8, batch: bool) -> bool {
-        let (first, last) = if batch {
-            ([State::Free, State::Partial], [State::Dirty, State::Scattered])
-        } else {
-            ([State::Partial, State::Free], [State::Scattered, State::Dirty])
+    fn take_cluster(&self, current: &mut Current, fill: Fill, class: u8, batch: bool) -> bool {
+        use State::{Dirty, Free, Partial, Scattered};
+        let (first, last): (&[State], &[State]) = match fill {
+            Fill::Holes => (&[Partial, Scattered, Free], &[Dirty]),
+            Fill::Fresh if batch => (&[Free, Partial], &[Dirty, Scattered]),
+            Fill::Fresh => (&[Partial, Free], &[Scattered, Dirty]),
         };
         let found = loop {
             let leases = self.leases.load(Ordering::Acquire);
@@ -372,15 +441,15 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
                 break self.own(last, class);
             }
         };
-        local.current[usize::from(class) - 1] = found;
-        local.cursor[usize::from(class) - 1] = 0;
+        current.clusters[usize::from(class) - 1] = found;
+        current.cursors[usize::from(class) - 1] = 0;
         found.is_some()
     }
 
     /// Makes a cluster of one of these states a worker's.
-    fn own(&self, states: [State; 2], class: u8) -> Option<ClusterId> {
+    fn own(&self, states: &[State], class: u8) -> Option<ClusterId> {
         let mut lists = self.lists.lock(&self.platform);
-        states.into_iter().find_map(|state| {
+        states.iter().find_map(|&state| {
             let mut clusters = lists.iter(self, state, class);
             let (cluster, lost) = clusters.find_map(|cluster| {
                 let now = self.header(cluster).now();
@@ -425,14 +494,22 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
 
     fn emptied(&self, lists: &mut Lists, cluster: ClusterId) -> Option<Extent> {
         let header = self.header(cluster);
-        if header.now().sealed {
+        let now = header.now();
+        if now.sealed {
             lists.set_state(self, cluster, State::Dead);
         } else {
-            let discard = self.discard.load(Ordering::Relaxed);
-            lists.change(self, cluster, if discard { State::Dirty } else { State::Free }, 0);
+            let leaving = now.state == State::Draining;
+            let state = if leaving { State::Vacant } else { self.unused() };
+            lists.change(self, cluster, state, 0);
             header.change(|word| word.lost = 0);
         }
+        self.release_vacated(lists, Extent::of(cluster));
         self.surplus(lists, Extent::of(cluster))
+    }
+
+    /// The state of a cluster that has just lost its last object.
+    fn unused(&self) -> State {
+        if self.discard.load(Ordering::Relaxed) { State::Dirty } else { State::Free }
     }
 }
 

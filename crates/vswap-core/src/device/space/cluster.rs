@@ -10,7 +10,9 @@
 //! | partial, scattered | a worker that takes it; at least a quarter of its slots is free, or less | one per class |
 //! | full | nobody | |
 //! | draining | nobody: compaction empties it | |
+//! | vacant | nobody: it is empty, and compaction empties the rest of its extent | |
 //! | foreign | nobody: its free slots are those of another process | |
+//! | foreign and draining | nobody, for both reasons | |
 //! | dead | nobody: sealed, and without objects | |
 //!
 //! The state changes under the lock of the lists only. Counts change at any time: who frees an
@@ -39,10 +41,12 @@ pub(super) enum State {
     Draining = 8,
     Foreign = 9,
     Dead = 10,
+    Vacant = 11,
+    ForeignDraining = 12,
 }
 
 impl State {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Unleased,
         Self::Free,
         Self::Dirty,
@@ -54,11 +58,23 @@ impl State {
         Self::Draining,
         Self::Foreign,
         Self::Dead,
+        Self::Vacant,
+        Self::ForeignDraining,
     ];
 
     /// Whether the cluster has a class, and may hold objects.
     pub(super) fn in_use(self) -> bool {
-        !matches!(self, Self::Unleased | Self::Free | Self::Dirty | Self::Discarding | Self::Dead)
+        !self.is_empty() && self != Self::Unleased
+    }
+
+    /// Whether the cluster is leased, and holds nothing.
+    pub(super) fn is_empty(self) -> bool {
+        matches!(self, Self::Free | Self::Dirty | Self::Discarding | Self::Dead | Self::Vacant)
+    }
+
+    /// Whether compaction empties the cluster.
+    pub(super) fn is_draining(self) -> bool {
+        matches!(self, Self::Draining | Self::ForeignDraining)
     }
 }
 

@@ -22,6 +22,12 @@ pub trait ExtentSource: Sync {
     /// refusal should be cheap.
     fn lease(&self) -> Option<Extent>;
 
+    /// How many processes hold an extent that this one holds.
+    fn holders(&self, extent: Extent) -> u32 {
+        let _ = extent;
+        1
+    }
+
     /// This process uses the extent no more. After a fork, the child holds what its parent held,
     /// so an extent is free when each of its holders gave it back; if one of them had sealed it,
     /// its contents were not discarded.
@@ -31,6 +37,10 @@ pub trait ExtentSource: Sync {
 impl<S: ExtentSource + ?Sized> ExtentSource for &S {
     fn lease(&self) -> Option<Extent> {
         (**self).lease()
+    }
+
+    fn holders(&self, extent: Extent) -> u32 {
+        (**self).holders(extent)
     }
 
     fn give_back(&self, extent: Extent) {
@@ -129,6 +139,7 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
 
     /// Gives all free extents back, the spare one too. What still is to be discarded stays.
     pub fn trim(&self) {
+        self.end_compaction();
         for extent in (0..self.end.load(Ordering::Acquire)).map(Extent) {
             let _extents = self.extents.lock(&self.platform);
             self.return_locked(extent);

@@ -42,6 +42,10 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
             }
         }
         lists.spare = None;
+        if side == Side::Child {
+            // What was being emptied is the parent's to go on with.
+            self.compacting.store(false, Ordering::Relaxed);
+        }
         drop(lists);
         if side == Side::Child {
             self.trim();

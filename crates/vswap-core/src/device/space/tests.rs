@@ -1,4 +1,5 @@
 mod check;
+mod compact;
 mod limits;
 mod model;
 mod scenarios;
@@ -45,6 +46,10 @@ impl ExtentSource for Source {
         let free = (0..state.extents).find(|extent| !state.held.contains_key(extent))?;
         state.held.insert(free, 1);
         Some(Extent(free))
+    }
+
+    fn holders(&self, extent: Extent) -> u32 {
+        self.state.lock().unwrap().held.get(&extent.0).copied().unwrap_or(0)
     }
 
     fn give_back(&self, extent: Extent) {

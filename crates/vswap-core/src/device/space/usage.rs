@@ -1,11 +1,9 @@
 //! How full and how fragmented a device is. All of it walks the clusters.
 
-use core::ops::Range;
-
 use super::Space;
 use super::cluster::{State, Use};
 use super::extents::ExtentSource;
-use super::geometry::{Block, OBJECT_BLOCKS_MAX};
+use super::geometry::OBJECT_BLOCKS_MAX;
 use super::lists::Headers;
 use crate::platform::Platform;
 use crate::sync::Ordering;
@@ -34,15 +32,12 @@ pub struct Occupancy {
     pub free_clusters: u32,
 }
 
-/// A cluster that holds little.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sparse {
-    /// Where its objects are.
-    pub blocks: Range<u32>,
-    /// How many there are.
-    pub objects: u32,
-    /// How many there could be.
-    pub slots: u32,
+impl Occupancy {
+    /// Hundredths of the clusters with objects that objects fill; 100 without any.
+    pub fn density(&self) -> u32 {
+        let (used, all) = (u64::from(self.used_blocks), u64::from(self.cluster_blocks));
+        (used * 100).checked_div(all).map_or(100, |density| density as u32)
+    }
 }
 
 impl<P: Platform, S: ExtentSource> Space<P, S> {
@@ -70,52 +65,10 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
         sum
     }
 
-    fn fillable(&self, now: Use) -> u32 {
+    pub(super) fn fillable(&self, now: Use) -> u32 {
         match now.state {
-            State::Foreign | State::Draining => 0,
+            State::Foreign | State::Draining | State::ForeignDraining => 0,
             _ => now.free_slots(self.geometry),
         }
-    }
-
-    /// The cluster of a class that holds the fewest objects, of those that no worker owns and
-    /// that are not draining. Full ones do not count.
-    pub fn sparsest(&self, class: u8) -> Option<Sparse> {
-        let clusters = self.leased().map(|cluster| (cluster, self.header(cluster).now()));
-        let movable = |now: &Use| match now.state {
-            State::Partial | State::Scattered | State::Foreign => true,
-            // All that is free here was freed after a seal.
-            State::Full => now.sealed && now.objects < self.geometry.slots(class),
-            _ => false,
-        };
-        let (cluster, now) = clusters
-            .filter(|(_, now)| now.class == class && now.objects > 0 && movable(now))
-            .min_by_key(|(_, now)| now.objects)?;
-        Some(Sparse {
-            blocks: self.geometry.cluster_range(cluster),
-            objects: now.objects,
-            slots: self.geometry.slots(class),
-        })
-    }
-
-    /// Keeps new objects out of a cluster that is being emptied, or lets them in again; says
-    /// whether that is so now. A cluster that a worker owns, or that is empty, is left alone.
-    pub fn set_draining(&self, block: Block, draining: bool) -> bool {
-        let cluster = self.geometry.cluster_of(block);
-        if !self.is_leased(cluster) {
-            return false;
-        }
-        let mut lists = self.lists.lock(&self.platform);
-        match (self.header(cluster).now().state, draining) {
-            (State::Full | State::Scattered | State::Partial, true) => {
-                lists.set_state(self, cluster, State::Draining);
-            }
-            (State::Draining, false) => lists.set_state(self, cluster, State::Full),
-            (State::Draining, true) => return true,
-            _ => return false,
-        }
-        let surplus = self.settle_locked(&mut lists, cluster);
-        drop(lists);
-        self.return_surplus(surplus);
-        true
     }
 }

@@ -25,7 +25,9 @@ enum Op {
     NextDiscard,
     Discarded,
     Refuse { refuse: bool },
-    Drain { at: usize, on: bool },
+    BeginCompaction { worker: usize },
+    Compact { worker: usize, budget: usize },
+    EndCompaction,
     Retire { worker: usize },
     Trim,
 }
@@ -48,7 +50,10 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => Just(Op::NextDiscard),
         2 => Just(Op::Discarded),
         1 => any::<bool>().prop_map(|refuse| Op::Refuse { refuse }),
-        2 => (at(), any::<bool>()).prop_map(|(at, on)| Op::Drain { at, on }),
+        2 => worker().prop_map(|worker| Op::BeginCompaction { worker }),
+        4 => (worker(), 1..3000usize)
+            .prop_map(|(worker, budget)| Op::Compact { worker, budget }),
+        1 => Just(Op::EndCompaction),
         1 => worker().prop_map(|worker| Op::Retire { worker }),
         1 => Just(Op::Trim),
     ]
@@ -96,10 +101,11 @@ impl<'a> Model<'a> {
                 self.discards.pop().into_iter().for_each(|range| self.space.discarded(range));
             }
             Op::Refuse { refuse } => self.source.refuse(refuse),
-            Op::Drain { at, on } => {
-                let block = at as u32 % self.space.geometry().blocks();
-                self.space.set_draining(Block::new(block).unwrap(), on);
+            Op::BeginCompaction { worker } => {
+                self.space.begin_compaction(&mut self.locals[worker]);
             }
+            Op::Compact { worker, budget } => self.compact(worker, budget),
+            Op::EndCompaction => drop(self.space.end_compaction()),
             Op::Retire { worker } => {
                 let new = self.space.local();
                 self.space.retire(std::mem::replace(&mut self.locals[worker], new));
@@ -186,6 +192,23 @@ impl<'a> Model<'a> {
             self.taken.remove(&block.raw());
         }
         self.space.free_many(&objects);
+    }
+
+    /// Moves objects as their owner does it.
+    fn compact(&mut self, worker: usize, budget: usize) {
+        let objects = self.taken.iter().map(|(&block, &blocks)| (block, blocks));
+        let leaving = objects.filter(|(n, _)| self.space.is_leaving(Block::new(*n).unwrap()));
+        for (block, blocks) in leaving.take(budget).collect::<Vec<_>>() {
+            let mut out = [Placed::default()];
+            let local = &mut self.locals[worker];
+            if self.space.take_run_by(local, Fill::Holes, &[blocks], &mut out).is_err() {
+                return;
+            }
+            assert!(!self.space.is_leaving(out[0].block), "it was put where it cannot stay");
+            self.add(out[0].block, blocks);
+            self.taken.remove(&block);
+            self.space.free(Block::new(block).unwrap(), blocks);
+        }
     }
 
     fn seal(&mut self, child: bool) {

@@ -320,30 +320,3 @@ fn a_child_uses_no_slot_of_its_parent() {
     assert_eq!(holders(0), Some(1), "the parent's alone");
     check(&space);
 }
-
-#[test]
-fn the_sparsest_cluster_is_drained() {
-    let source = Source::default();
-    let space = space_of(&source, small(4));
-    let mut local = space.local();
-    let objects = fill_up(&space, &mut local, 8);
-    space.retire(local);
-    assert_eq!(space.sparsest(8), None, "all are full");
-    for (n, &block) in objects.iter().enumerate() {
-        if n % 64 < 20 || (n / 64 == 7 && n % 64 < 60) {
-            space.free(block, 8);
-        }
-    }
-    let sparse = space.sparsest(8).unwrap();
-    assert_eq!(sparse, Sparse { blocks: 7 * 512..8 * 512, objects: 4, slots: 64 });
-    let first = Block::new(sparse.blocks.start).unwrap();
-    assert!(space.set_draining(first, true));
-    assert_ne!(space.sparsest(8).unwrap().blocks, sparse.blocks);
-    let mut local = space.local();
-    let moved = fill_up(&space, &mut local, 8);
-    assert_eq!(moved.len(), 15 * 20, "none goes to the cluster that is drained");
-    check(&space);
-    objects[7 * 64 + 60..8 * 64].iter().for_each(|&block| space.free(block, 8));
-    assert!(!space.set_draining(first, false), "it is free now");
-    assert_eq!(fill_up(&space, &mut local, 9).len(), 56, "for any class");
-}
