@@ -48,7 +48,7 @@ pub struct Outgoing<'a> {
 /// A place for objects.
 ///
 /// Calls come from several threads at a time, with the entry's lock held, so the space never asks
-/// for an object while it is being freed. An implementation must not call back into the space, and
+/// for an object while it is being freed, save in [`crate::VirtualSwap::relocate`]. An implementation must not call back into the space, and
 /// one that can be reached from a page fault must neither allocate from the program's allocator
 /// nor take locks that a faulting thread can hold.
 pub trait Backing: Sync {
@@ -99,6 +99,26 @@ pub trait Backing: Sync {
 
     /// How much the backing holds and may hold.
     fn room(&self) -> Room;
+}
+
+/// A backing whose objects can be moved closer together, by [`crate::VirtualSwap::relocate`].
+///
+/// Which places are to be emptied is chosen by who calls that, between two calls. Until the choice ends,
+/// which may be at any time, no object is put into them.
+pub trait Relocation: Sync {
+    /// Whether the place is to be emptied.
+    fn is_leaving(&self, handle: Handle) -> bool;
+
+    /// [`Backing::store_many`] where objects can stay. It is asked for objects of such places, of which
+    /// some may have been freed meanwhile.
+    ///
+    /// # Errors
+    /// As there.
+    fn store_elsewhere(
+        &self,
+        objects: &[Outgoing<'_>],
+        handles: &mut [Handle],
+    ) -> Result<(), BackingError>;
 }
 
 /// How much a backing holds and may hold, in bytes.

@@ -167,8 +167,19 @@ impl Backings {
         objects: &[Outgoing<'_>],
         handles: &mut [Handle],
     ) -> Result<(), BackingError> {
-        let member = &self.members[id.0 as usize];
         let count = objects.len() as u64;
+        self.store_by(platform, (id, backing), count, || backing.store_many(objects, handles))
+    }
+
+    /// Has `store` put so many objects into an active backing, all or none.
+    pub(crate) fn store_by<P: Platform + ?Sized>(
+        &self,
+        platform: &P,
+        (id, backing): (BackingId, &dyn Backing),
+        count: u64,
+        store: impl FnOnce() -> Result<(), BackingError>,
+    ) -> Result<(), BackingError> {
+        let member = &self.members[id.0 as usize];
         // Counted before the state is looked at, while `remove` looks at the count after the state
         // was changed. With both sequentially consistent, one of the two sees the other: either
         // nothing is stored here, or the backing stays.
@@ -176,9 +187,7 @@ impl Backings {
         let is_same = |now: &dyn Backing| core::ptr::addr_eq(now, backing);
         let stored = match self.state(id) {
             // Before it was counted it may have gone, and another may have its number.
-            BackingState::Active if self.get(platform, id).is_some_and(is_same) => {
-                backing.store_many(objects, handles)
-            }
+            BackingState::Active if self.get(platform, id).is_some_and(is_same) => store(),
             _ => Err(BackingError::Full),
         };
         if let Err(error) = stored {

@@ -78,6 +78,10 @@ counters! {
     Compacted => "compacted",
     /// Objects that moved from one place to another by request.
     Transferred => "transferred",
+    /// Objects that were moved closer together on their device.
+    Relocated => "relocated",
+    /// Their bytes.
+    RelocatedBytes => "relocated_bytes",
     /// Slots allocated; less the slots freed, that is the number of live ones.
     SlotsAllocated => "slots_allocated",
     /// Incompressible pages put into RAM as they are; `stored_incompressible_pages` has what is left.

@@ -65,7 +65,7 @@ pub mod vswap;
 #[cfg(not(loom))]
 mod worker;
 
-pub use backing::{Backing, BackingError, Form, Medium, Outgoing, Room};
+pub use backing::{Backing, BackingError, Form, Medium, Outgoing, Relocation, Room};
 pub use entry::{BackingId, CLUSTER_SLOTS, GroupId, Handle, SwapEntry};
 pub use error::{
     BackingSetError, CacheError, DupError, GroupError, LoadError, OutOfMemory, StoreError,
@@ -84,8 +84,8 @@ pub use counters::Counter;
 pub use group::{GroupLimits, GroupUsage};
 #[cfg(not(loom))]
 pub use vswap::{
-    Cursor, Keep, Limits, Metadata, Origin, Pinned, Pooled, Recompression, Rehoming, Target,
-    Transfer, Usage, VirtualSwap, WRITE_BACK_BATCH, WriteBack,
+    Cursor, Keep, Limits, Metadata, Origin, Pinned, Pooled, Recompression, Rehoming, Relocated,
+    Target, Transfer, Usage, VirtualSwap, WRITE_BACK_BATCH, WriteBack,
 };
 #[cfg(not(loom))]
 pub use worker::Worker;

@@ -8,8 +8,8 @@ use common::backings::{RamBacking, TestDevice};
 use common::{filled, noise, page_of};
 use vswap_core::platform::MmapPlatform;
 use vswap_core::{
-    BackingState, CodecKind, Counter, Cursor, GroupId, GroupLimits, Limits, Page, SwapEntry,
-    Target, VirtualSwap, Worker,
+    BackingState, CodecKind, Counter, Cursor, GroupId, GroupLimits, Limits, Page, Relocation,
+    SwapEntry, Target, VirtualSwap, Worker,
 };
 
 type Space = VirtualSwap<MmapPlatform>;
@@ -55,6 +55,11 @@ fn every_counter_moves() {
     moved(Counter::Pswpout, 1);
     space.load(worker, compressed, &mut page).expect("stored");
     moved(Counter::Pswpin, 1);
+    let mut buffer = vec![0; 4096];
+    let all = (device_id, device as &dyn Relocation);
+    space.relocate(worker, all, Cursor::START, 1, &mut buffer).expect("known");
+    moved(Counter::Relocated, 1);
+    moved(Counter::RelocatedBytes, 4096);
     device.fail_loads.store(true, Relaxed);
     space.load(worker, compressed, &mut page).expect_err("the device fails");
     moved(Counter::ReadFail, 1);

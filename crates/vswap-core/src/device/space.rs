@@ -82,7 +82,7 @@ pub struct Full;
 pub enum Fill {
     /// As the module says: few long writes.
     Fresh,
-    /// Those between other objects, so that nothing else is begun; never one of a larger class.
+    /// Those between other objects, so that nothing else is begun.
     Holes,
 }
 
@@ -354,11 +354,10 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
                     exhausted = !self.take_cluster(current, fill, blocks, wanted > 1);
                     continue;
                 }
-                None if fill == Fill::Holes => return Err(Full),
                 None => match self.steal(blocks) {
                     Some(block) => (block, 1),
-                    // What a pass keeps others out of is better than nothing.
-                    None if self.end_compaction() => {
+                    // What a pass keeps others out of is better than nothing, but not for the pass.
+                    None if fill == Fill::Fresh && self.end_compaction() => {
                         exhausted = false;
                         continue;
                     }
@@ -374,12 +373,7 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
 
     /// Fills slots of the worker's cluster.
     #[inline]
-    fn fill_current(
-        &self,
-        current: &mut Current,
-        class: u8,
-        wanted: u32,
-    ) -> Option<(Block, u32)> {
+    fn fill_current(&self, current: &mut Current, class: u8, wanted: u32) -> Option<(Block, u32)> {
         let cluster = current.clusters[usize::from(class) - 1]?;
         let cursor = &mut current.cursors[usize::from(class) - 1];
         let (slot, count) = self.fill(cluster, class, (*cursor).into(), wanted, class)?;

@@ -44,42 +44,68 @@ pub struct WriteBack {
 
 /// A copy in the batch, and the descriptor that it was made from.
 #[derive(Clone, Copy)]
-struct Leaving {
-    entry: SwapEntry,
-    word: Descriptor,
-    encoding: Encoding,
+pub(super) struct Leaving {
+    pub(super) entry: SwapEntry,
+    pub(super) word: Descriptor,
+    pub(super) encoding: Encoding,
     start: usize,
     length: usize,
 }
 
 /// Copies on their way out.
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     buffer: &'a mut [u8],
     filled: usize,
     leaving: [Option<Leaving>; WRITE_BACK_BATCH],
-    count: usize,
+    pub(super) count: usize,
 }
 
 impl<'a> Batch<'a> {
-    fn new(buffer: &'a mut [u8]) -> Self {
+    pub(super) fn new(buffer: &'a mut [u8]) -> Self {
         Self { buffer, filled: 0, leaving: [None; WRITE_BACK_BATCH], count: 0 }
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.count < WRITE_BACK_BATCH && self.buffer.len() - self.filled >= PAGE_SIZE
     }
 
+    /// Where the next copy comes to lie.
+    pub(super) fn space(&mut self, length: usize) -> &mut [u8] {
+        &mut self.buffer[self.filled..self.filled + length]
+    }
+
     fn add(&mut self, entry: SwapEntry, word: Descriptor, encoding: Encoding, bytes: &[u8]) {
-        let (start, length) = (self.filled, bytes.len());
-        self.buffer[start..start + length].copy_from_slice(bytes);
+        self.space(bytes.len()).copy_from_slice(bytes);
+        self.keep(entry, word, encoding, bytes.len());
+    }
+
+    /// Adds what lies in [`Self::space`].
+    pub(super) fn keep(
+        &mut self,
+        entry: SwapEntry,
+        word: Descriptor,
+        encoding: Encoding,
+        length: usize,
+    ) {
+        let start = self.filled;
         self.leaving[self.count] = Some(Leaving { entry, word, encoding, start, length });
         self.filled += length;
         self.count += 1;
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Leaving, &[u8])> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Leaving, &[u8])> {
         let leaving = self.leaving[..self.count].iter().flatten();
         leaving.map(|one| (*one, &self.buffer[one.start..one.start + one.length]))
+    }
+
+    /// The copies, as a backing wants them, [`Self::count`] of them; `None` if there are none.
+    pub(super) fn outgoing(&self) -> Option<[Outgoing<'_>; WRITE_BACK_BATCH]> {
+        let (first, _) = self.iter().next()?;
+        let mut objects = [Outgoing { entry: first.entry, bytes: &[] }; WRITE_BACK_BATCH];
+        for (object, (one, bytes)) in objects.iter_mut().zip(self.iter()) {
+            *object = Outgoing { entry: one.entry, bytes };
+        }
+        Some(objects)
     }
 }
 
@@ -155,11 +181,7 @@ impl<P: Platform> VirtualSwap<P> {
         batch: &Batch<'_>,
         done: &mut WriteBack,
     ) {
-        let Some((first, _)) = batch.iter().next() else { return };
-        let mut objects = [Outgoing { entry: first.entry, bytes: &[] }; WRITE_BACK_BATCH];
-        for (object, (one, bytes)) in objects.iter_mut().zip(batch.iter()) {
-            *object = Outgoing { entry: one.entry, bytes };
-        }
+        let Some(objects) = batch.outgoing() else { return };
         let mut handles = [Handle::default(); WRITE_BACK_BATCH];
         let (objects, handles) = (&objects[..batch.count], &mut handles[..batch.count]);
         let stored = self.backings.store(self.platform(), (id, backing), objects, handles);

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use vswap_core::{
-    Backing, BackingError, Form, Handle, Medium, Outgoing, PAGE_SIZE, Room, SwapEntry,
+    Backing, BackingError, Form, Handle, Medium, Outgoing, PAGE_SIZE, Relocation, Room, SwapEntry,
 };
 
 /// RAM with a capacity of its own that can shrink, like compressed CXL memory.
@@ -183,5 +183,20 @@ impl Backing for TestDevice {
     fn room(&self) -> Room {
         let capacity = (self.slots_max.load(Ordering::Relaxed) * PAGE_SIZE) as u64;
         Room { capacity, used: (self.used() * PAGE_SIZE) as u64, metadata: 0 }
+    }
+}
+
+/// Of a device for tests every object is to be moved.
+impl Relocation for TestDevice {
+    fn is_leaving(&self, _: Handle) -> bool {
+        true
+    }
+
+    fn store_elsewhere(
+        &self,
+        objects: &[Outgoing<'_>],
+        handles: &mut [Handle],
+    ) -> Result<(), BackingError> {
+        self.store_many(objects, handles)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Only whole extents go back to the run, so a pass chooses extents. It keeps the fullest ones, as many
 //! as have room for all objects, and empties the others: each object moves once at most, into holes
-//! of what is kept, and the pass needs no place beside that. Which objects lie in the others only the
+//! of what is kept, and the pass needs no place beside that. Of the last extent that is kept it empties
+//! the clusters that are not needed. Which objects lie in the others only the
 //! owners of the objects can tell: they ask [`Space::is_leaving`] for each, and store it anew with
 //! [`Fill::Holes`].
 //!
@@ -14,13 +15,13 @@
 //! it in use by each of n processes that would gain nothing, so it is left when less than three quarters
 //! of that are in use.
 
-use super::cluster::State;
+#[cfg(doc)]
+use super::Fill;
+use super::cluster::{State, Use};
 use super::extents::ExtentSource;
 use super::geometry::{Block, EXTENT_CLUSTERS_SHIFT, Extent, Geometry, OBJECT_BLOCKS_MAX};
 use super::lists::{Headers, Lists};
 use super::{DeviceLocal, Space};
-#[cfg(doc)]
-use super::Fill;
 use crate::platform::Platform;
 use crate::sync::Ordering;
 
@@ -44,6 +45,12 @@ pub struct Fragmentation {
     pub objects: u32,
 }
 
+fn sum(sums: &mut [u32; OBJECT_BLOCKS_MAX], more: &[u32; OBJECT_BLOCKS_MAX]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum += more;
+    }
+}
+
 /// Room for objects.
 #[derive(Clone, Copy, Debug)]
 struct Room {
@@ -56,17 +63,17 @@ impl Room {
     const NONE: Self = Self { slots: [0; OBJECT_BLOCKS_MAX], clusters: 0 };
 
     fn add(&mut self, other: &Self) {
-        for (slots, more) in self.slots.iter_mut().zip(other.slots) {
-            *slots += more;
-        }
+        sum(&mut self.slots, &other.slots);
         self.clusters += other.clusters;
     }
 
-    /// Clusters that these objects would need beyond those that there are.
+    /// Clusters that these objects would need beyond those that there are. Less than half a cluster of a
+    /// class does not count: it is not worth an extent, and goes into a new cluster or larger slots.
     fn lacks(&self, objects: &[u32; OBJECT_BLOCKS_MAX], geometry: Geometry) -> u32 {
         let by_class = (1..=geometry.object_blocks_max()).zip(self.slots.iter().zip(objects));
         let needed = by_class.map(|(class, (slots, objects))| {
-            objects.saturating_sub(*slots).div_ceil(geometry.slots(class))
+            let in_cluster = geometry.slots(class);
+            (objects.saturating_sub(*slots) + in_cluster / 2) / in_cluster
         });
         needed.sum::<u32>().saturating_sub(self.clusters)
     }
@@ -91,6 +98,13 @@ struct ExtentUse {
     fate: Fate,
     objects: [u32; OBJECT_BLOCKS_MAX],
     room: Room,
+}
+
+/// An extent but for the first few of its clusters.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    extent: Extent,
+    kept: usize,
 }
 
 /// Which extents are kept: all above a step, and of those at it the first ones, until there is room.
@@ -122,7 +136,7 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
         self.compacting.store(chosen.objects > 0, Ordering::Relaxed);
         drop(lists);
         if chosen.objects > 0 {
-            self.each_leaving(&plan, |extent, _| self.drain(extent));
+            self.each_leaving(&plan, |part, _| self.drain(part));
         }
         chosen
     }
@@ -151,28 +165,36 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
         header.is_some_and(|header| header.now().state.is_draining())
     }
 
+    /// Objects of a cluster by class, and room for more.
+    fn look_at_cluster(&self, now: Use) -> ([u32; OBJECT_BLOCKS_MAX], Room) {
+        let (mut objects, mut room) = ([0; OBJECT_BLOCKS_MAX], Room::NONE);
+        if matches!(now.state, State::Free | State::Dirty | State::Vacant) {
+            room.clusters = 1;
+        } else if now.state.in_use() {
+            let class = usize::from(now.class) - 1;
+            objects[class] = now.objects;
+            room.slots[class] = now.objects + self.fillable(now);
+        }
+        (objects, room)
+    }
+
     fn look_at(&self, extent: Extent) -> ExtentUse {
         let blocks = self.geometry.extent_blocks(extent).len() as u32;
         let (mut used, mut lost, mut fixed) = (0, 0, false);
         let (mut objects, mut room) = ([0; OBJECT_BLOCKS_MAX], Room::NONE);
         for cluster in self.geometry.extent_clusters(extent) {
             let now = self.header(cluster).now();
+            let (held, more) = self.look_at_cluster(now);
+            room.add(&more);
+            sum(&mut objects, &held);
+            used += now.objects * u32::from(now.class);
             fixed |= matches!(now.state, State::Owned | State::Discarding);
-            match now.state {
-                State::Free | State::Dirty | State::Vacant => room.clusters += 1,
-                State::Dead => lost += self.geometry.cluster_blocks(),
-                state if state.in_use() => {
-                    let (class, at) = (u32::from(now.class), usize::from(now.class) - 1);
-                    let fillable = self.fillable(now);
-                    objects[at] += now.objects;
-                    room.slots[at] += now.objects + fillable;
-                    used += now.objects * class;
-                    let slots = self.geometry.slots(now.class);
-                    if now.sealed {
-                        lost += slots.saturating_sub(now.objects + fillable) * class;
-                    }
-                }
-                _ => {}
+            if now.state == State::Dead {
+                lost += self.geometry.cluster_blocks();
+            } else if now.sealed {
+                let usable = more.slots.iter().sum();
+                lost +=
+                    self.geometry.slots(now.class).saturating_sub(usable) * u32::from(now.class);
             }
         }
         let holders = self.source.holders(extent);
@@ -200,9 +222,7 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
                 Fate::Filled(step) => by_fill[step].add(&seen.room),
             }
             extents += 1;
-            for (sum, more) in objects.iter_mut().zip(seen.objects) {
-                *sum += more;
-            }
+            sum(&mut objects, &seen.objects);
         }
         let mut room = by_fill[FIXED];
         for step in (0..FIXED).rev() {
@@ -217,8 +237,9 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
         Plan { extents, objects, room, step: 0, new }
     }
 
-    /// Says each extent that is to be emptied.
-    fn each_leaving(&self, plan: &Plan, mut say: impl FnMut(Extent, &ExtentUse)) {
+    /// Says each extent that is to be emptied, and the objects there; of the last one that is kept, all
+    /// but the first few clusters.
+    fn each_leaving(&self, plan: &Plan, mut say: impl FnMut(Part, u32)) {
         let mut room = plan.room;
         for extent in self.extents() {
             let seen = self.look_at(extent);
@@ -227,39 +248,59 @@ impl<P: Platform, S: ExtentSource> Space<P, S> {
                 Fate::Filled(step)
                     if step == plan.step && room.lacks(&plan.objects, self.geometry) > 0 =>
                 {
-                    room.add(&seen.room);
+                    let (part, objects) = self.last_part(plan, &mut room, extent);
+                    if objects > 0 {
+                        say(part, objects);
+                    }
                 }
-                Fate::Filled(_) | Fate::Left => say(extent, &seen),
+                Fate::Filled(_) | Fate::Left => {
+                    say(Part { extent, kept: 0 }, seen.objects.iter().sum());
+                }
                 Fate::Empty | Fate::Fixed => {}
             }
         }
     }
 
+    /// What of an extent is not needed any more, when the rest of it is kept.
+    fn last_part(&self, plan: &Plan, room: &mut Room, extent: Extent) -> (Part, u32) {
+        let (mut kept, mut unneeded) = (0, 0);
+        for cluster in self.geometry.extent_clusters(extent) {
+            let (objects, more) = self.look_at_cluster(self.header(cluster).now());
+            if room.lacks(&plan.objects, self.geometry) > 0 {
+                room.add(&more);
+                kept += 1;
+            } else {
+                unneeded += objects.iter().sum::<u32>();
+            }
+        }
+        (Part { extent, kept }, unneeded)
+    }
+
     fn count_leaving(&self, plan: &Plan) -> Fragmentation {
         let mut found = Fragmentation { extents: plan.extents, surplus: 0, objects: 0 };
-        self.each_leaving(plan, |_, seen| {
-            found.surplus += 1;
-            found.objects += seen.objects.iter().sum::<u32>();
+        self.each_leaving(plan, |part, objects| {
+            found.surplus += u32::from(part.kept == 0);
+            found.objects += objects;
         });
         found.surplus = found.surplus.saturating_sub(plan.new);
         found
     }
 
-    /// Lets nothing into an extent any more.
-    fn drain(&self, extent: Extent) {
+    /// Lets nothing into a part any more.
+    fn drain(&self, Part { extent, kept }: Part) {
         let mut lists = self.lists.lock(&self.platform);
-        let mut clusters = self.geometry.extent_clusters(extent);
+        let clusters = self.geometry.extent_clusters(extent);
         let busy = |now: State| matches!(now, State::Owned | State::Discarding | State::Unleased);
         // The look that chose it was without the lock.
         if !self.is_compacting() || clusters.clone().any(|one| busy(self.header(one).now().state)) {
             return;
         }
         let mut surplus = None;
-        for cluster in &mut clusters {
+        for cluster in clusters.skip(kept) {
             let state = match self.header(cluster).now().state {
                 State::Full | State::Scattered | State::Partial => State::Draining,
                 State::Foreign => State::ForeignDraining,
-                State::Free | State::Dirty => State::Vacant,
+                State::Free | State::Dirty if kept == 0 => State::Vacant,
                 _ => continue,
             };
             lists.set_state(self, cluster, state);
