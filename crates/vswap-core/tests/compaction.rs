@@ -215,7 +215,9 @@ fn half_full(
     let stored: Vec<_> =
         (0..pages).map(|number| (store(space, worker, id, number), number)).collect();
     let (gone, left): (Vec<_>, Vec<_>) = stored.into_iter().partition(|(_, n)| n / 3 % 2 == 0);
-    gone.into_iter().for_each(|(entry, _)| space.free(entry));
+    for (entry, _) in gone {
+        space.free(entry);
+    }
     left
 }
 
@@ -265,7 +267,9 @@ fn what_is_moved_is_charged_once() {
     assert!(done.moved > 0 && done.refused.is_none(), "{done:?}");
     assert_eq!(device.room().used, used);
     space.check();
-    left.into_iter().for_each(|(entry, _)| space.free(entry));
+    for (entry, _) in left {
+        space.free(entry);
+    }
     space.retire(worker);
     let usage = space.usage();
     assert_eq!((usage.device, usage.device_objects, usage.live_slots), (0, 0, 0));
@@ -316,7 +320,9 @@ fn run_program(space: &Swap, (id, device): (BackingId, &'static Device), seed: u
             left[at] = (store(space, &mut worker, id, number), number);
         }
         if random.below(200) == 0 && left.len() > 500 {
-            left.drain(..100).for_each(|(entry, _)| space.free(entry));
+            for (entry, _) in left.drain(..100) {
+                space.free(entry);
+            }
         }
     }
     for (entry, page) in left {

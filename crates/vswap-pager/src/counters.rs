@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::run_page::{Counter, Member};
 
 /// The core's counters that a member shows; it counts the others itself.
-const PUBLISHED: [(Core, Counter); 11] = [
+const PUBLISHED: [(Core, Counter); 13] = [
     (Core::Zswpout, Counter::Zswpout),
     (Core::Zswpin, Counter::Zswpin),
     (Core::SameFilledOut, Counter::SameFilledOut),
@@ -18,6 +18,8 @@ const PUBLISHED: [(Core, Counter); 11] = [
     (Core::Pswpin, Counter::Pswpin),
     (Core::WrittenBackPages, Counter::WrittenBack),
     (Core::Recompressed, Counter::Recompressed),
+    (Core::Relocated, Counter::SwapCompacted),
+    (Core::RelocatedBytes, Counter::SwapCompactedBytes),
     (Core::PoolLimitHit, Counter::PoolLimitHit),
     (Core::RejectCompressPoor, Counter::RejectCompressPoor),
     (Core::DecompressFail, Counter::DecompressFail),

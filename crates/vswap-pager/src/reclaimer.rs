@@ -16,7 +16,7 @@ use crate::pressure::Pressure;
 use crate::proactive::{self, Proactive};
 use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
-use crate::swap::{SWAP_DEVICES, draining, writeback};
+use crate::swap::{SWAP_DEVICES, compaction, draining, writeback};
 use crate::swap_in::{self, SwapIn};
 use crate::sys::task;
 use crate::table::PageState;
@@ -75,6 +75,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
         }
         SWAP_DEVICES.settle();
         while engine.mailbox.waiting().is_none() && discard(engine) {}
+        compaction::step(engine, context);
         while engine.mailbox.waiting().is_none()
             && engine.mailbox.bell() == bell
             && cold::recompress(engine, context)
@@ -83,7 +84,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
             && proactive::requested(engine) == 0
             && !(engine.budget.is_held() && swap_in::is_wanted(engine));
         if idle && !linger(engine, bell) {
-            engine.mailbox.sleep(bell, LOOK_UP_MS);
+            engine.mailbox.sleep(bell, compaction::due_in_ms(LOOK_UP_MS));
         }
     }
 }

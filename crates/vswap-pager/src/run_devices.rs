@@ -204,6 +204,12 @@ impl RunDevice {
         }
     }
 
+    /// How many members hold an extent.
+    pub fn holders(&self, extent: Extent) -> u32 {
+        let words = self.holders.get(extent.0 as usize).into_iter().flatten();
+        words.map(|word| word.load(Ordering::SeqCst).count_ones()).sum()
+    }
+
     /// Takes back all that a member holds, which has ended. For the coordinator.
     pub fn release(&self, member: usize) {
         for extent in 0..self.end.load(Ordering::Relaxed) {
@@ -348,7 +354,9 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(device.lease(7), None);
         device.hold(first, 119);
+        assert_eq!(device.holders(first), 2);
         device.give_back(first, 5);
+        assert_eq!((device.holders(first), device.holders(second)), (1, 1));
         assert_eq!((device.lease(7), device.leased()), (None, 2 << EXTENT_BYTES_SHIFT));
         device.release(119);
         assert_eq!(device.leased(), 1 << EXTENT_BYTES_SHIFT);

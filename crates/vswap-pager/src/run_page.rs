@@ -55,6 +55,10 @@ counters! {
     WrittenBack => "written_back_pages",
     /// Objects of the pool that a stronger codec made smaller.
     Recompressed => "recompressed",
+    /// Objects moved closer together on their device.
+    SwapCompacted => "swap_compacted",
+    /// Their bytes.
+    SwapCompactedBytes => "swap_compacted_bytes",
     /// Page faults served.
     Faults => "pgfault",
     /// Page faults that needed data from a backing.

@@ -185,6 +185,67 @@ fn what_rests_in_the_pool_is_coded_again() {
     assert!(outcome.status.success(), "{}", outcome.describe());
 }
 
+/// D 64 MiB, r 1, B 16 MiB. Half of the pages go, one by one: by themselves, or because they are written
+/// anew after a fork.
+#[test]
+fn holes_on_a_device_are_closed_while_the_program_runs() {
+    for (way, vswap) in [
+        ("drop", Vswap::ram("16M")),
+        ("drop", Vswap::ram("16M").inline()),
+        ("fork", Vswap::ram("16M")),
+    ] {
+        let area = Area::new(256);
+        let vswap = vswap.device(&area.option(0));
+        let job = Job::c("holes", &["64", way]).stdin("");
+        let mut running = job.start_under(&vswap);
+        running.wait_for("filled");
+        let run = running.pid();
+        let before = leased(run);
+        assert!(before.1 > 40 * MIB, "{before:?}");
+        running.send("go");
+        running.wait_for("holes");
+        let (moved, after) = compacted(run);
+        assert!(after.0 > 16 * MIB, "{after:?}");
+        // An extent is spare, one is being filled, and the last one is not full.
+        assert!(after.1 <= after.0 + 16 * MIB, "{before:?} became {after:?}, {moved} moved");
+        // What was on the device before, in blocks of 512 bytes.
+        assert!(moved <= before.0 / 4608, "{moved} moved of {before:?}");
+        let shown = control("status", &running, &[]);
+        assert!(shown.contains("moved together"), "{shown}");
+        running.send("end");
+        let outcome = running.finish();
+        assert!(outcome.status.success(), "{}", outcome.describe());
+    }
+}
+
+/// What is used on the first device of a run, and what of it is leased.
+fn leased(run: u32) -> (u64, u64) {
+    let status = status(run);
+    let number = |key: &str| status["swaps"][0][key].as_u64().expect("a number");
+    (number("used_bytes"), number("leased_bytes"))
+}
+
+/// Objects that were moved together, when no more are, and what is leased then.
+fn compacted(run: u32) -> (u64, (u64, u64)) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    let mut last = 0;
+    loop {
+        std::thread::sleep(Duration::from_secs(2));
+        let moved = status(run)["counters"]["swap_compacted"].as_u64().expect("a number");
+        if moved > 0 && moved == last {
+            return (moved, leased(run));
+        }
+        last = moved;
+        assert!(Instant::now() < deadline, "{moved} moved, {:?}", leased(run));
+    }
+}
+
+fn status(run: u32) -> Value {
+    let mut vswap = Command::new("timeout");
+    vswap.args(["60", env!("CARGO_BIN_EXE_vswap"), "status", &run.to_string(), "--json"]);
+    serde_json::from_slice(&vswap.output().expect("vswap").stdout).expect("JSON")
+}
+
 /// What `vswap COMMAND PID ARGUMENTS` says; it must succeed.
 fn control(command: &str, run: &Running, arguments: &[&str]) -> String {
     let output = try_control(command, run, arguments);

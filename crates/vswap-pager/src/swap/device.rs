@@ -5,6 +5,7 @@
 //! ([`transfer`](super::transfer)): threads of the program load too, with the program's descriptors.
 
 mod batch;
+mod compaction;
 mod refusal;
 mod unanswered;
 
@@ -14,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, 
 
 use linux_raw_sys::general::{O_DIRECT, O_RDWR};
 use vswap_core::device::object;
-use vswap_core::device::space::{Block, DeviceLocal, Full, Placed, Side as Fork, Space};
+use vswap_core::device::space::{Block, DeviceLocal, Fill, Full, Placed, Side as Fork, Space};
 use vswap_core::page::{PAGE_SHIFT, PAGE_SIZE};
 use vswap_core::platform::Platform;
 use vswap_core::{
@@ -349,14 +350,19 @@ impl SwapDevice {
         Address { device: self.number, block }
     }
 
-    fn write(&self, objects: &[Outgoing<'_>], handles: &mut [Handle]) -> Result<(), Refusal> {
+    fn write(
+        &self,
+        objects: &[Outgoing<'_>],
+        handles: &mut [Handle],
+        fill: Fill,
+    ) -> Result<(), Refusal> {
         let attached = self.attached().ok_or(Refusal::Full)?;
         let (mut sizes, mut placed) = ([0; BATCH_MAX], [Placed::default(); BATCH_MAX]);
         let (sizes, placed) = (&mut sizes[..objects.len()], &mut placed[..objects.len()]);
         for (size, object) in sizes.iter_mut().zip(objects) {
             *size = attached.blocks_of(object.bytes.len());
         }
-        self.take_run(attached, sizes, placed)?;
+        self.take_run(attached, fill, sizes, placed)?;
         let mut silence = Silence::new();
         if let Err(refusal) = self.write_batch(attached, placed, objects, &mut silence) {
             for place in placed.iter() {
@@ -378,12 +384,13 @@ impl SwapDevice {
     fn take_run(
         &self,
         attached: &Attached,
+        fill: Fill,
         sizes: &[u8],
         placed: &mut [Placed],
     ) -> Result<(), Refusal> {
         let mut local = self.local.lock();
         let local = local.as_mut().ok_or(Refusal::Full)?;
-        attached.slots.take_run(local, sizes, placed).map_err(|Full| Refusal::Full)
+        attached.slots.take_run_by(local, fill, sizes, placed).map_err(|Full| Refusal::Full)
     }
 
     /// A write that was given up is over: its places are free.
@@ -547,7 +554,7 @@ impl Backing for SwapDevice {
         objects: &[Outgoing<'_>],
         handles: &mut [Handle],
     ) -> Result<(), BackingError> {
-        let stored = self.write(objects, handles);
+        let stored = self.write(objects, handles, Fill::Fresh);
         self.set_refusal(stored.err());
         stored.map_err(Refusal::error)
     }

@@ -64,6 +64,12 @@ impl ExtentSource for &Leases {
         run.devices.lease(self.number, run.number_of(member)?)
     }
 
+    /// While a child is being made it may be one of them, though it has not said so.
+    fn holders(&self, extent: Extent) -> u32 {
+        let holders = self.device().map_or(1, |(device, _)| device.holders(extent));
+        holders + FORKS.load(Ordering::SeqCst)
+    }
+
     fn give_back(&self, extent: Extent) {
         if FORKS.load(Ordering::SeqCst) > 0 {
             let (word, bit) = (extent.0 as usize / 64, 1 << (extent.0 % 64));

@@ -9,6 +9,7 @@
 //! | [`generations`] | which write of a place is the last one |
 //! | [`fingerprints`] | what pages were like when they came in, so that they can go for nothing |
 //! | [`read_ahead`] | what was read behind an object that was asked for |
+//! | [`compaction`] | what lies far apart on a device is moved together |
 //! | [`fetched`] | what the window of a fault is made of, read with one batch |
 //! | [`transfer`] | who carries out transfers, and for how long |
 //! | [`draining`] | swapon and swapoff while the program runs |
@@ -17,6 +18,7 @@
 //! Slots and their policy are the core's ([`vswap_core::device`]), input and output that of
 //! [`io`](crate::io).
 
+pub mod compaction;
 pub mod device;
 pub mod devices;
 pub mod draining;

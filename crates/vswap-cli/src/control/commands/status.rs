@@ -141,6 +141,7 @@ fn print_space(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
         now("pool_bytes"),
         now("payload_bytes")
     )?;
+    print_compaction(out, status)?;
     writeln!(
         out,
         "budget         {} of {} used, {} of it resident (at most {})",
@@ -148,6 +149,23 @@ fn print_space(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
         status.amount("/ram_bytes"),
         now("resident_bytes"),
         status.amount("/peak/resident_bytes"),
+    )
+}
+
+/// How dense the devices are, and what that has cost.
+fn print_compaction(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
+    let sum = |key| status.items("swaps").iter().filter_map(|swap| swap[key].as_u64()).sum();
+    let [used, leased] = ["used_bytes", "leased_bytes"].map(sum);
+    if leased == 0 {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "swap devices   {} in use of {} leased, {} pages ({}) moved together",
+        Size::text(used),
+        Size::text(leased),
+        status.number("/counters/swap_compacted"),
+        status.amount("/counters/swap_compacted_bytes"),
     )
 }
 

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
+use vswap_pager::run_devices::RunDevice;
 use vswap_pager::run_page::Gauge;
 
 use super::Subject;
@@ -36,6 +37,8 @@ struct Swap {
     r#type: &'static str,
     size_bytes: u64,
     used_bytes: u64,
+    /// What processes hold of it to put that into.
+    leased_bytes: u64,
     priority: i16,
 }
 
@@ -81,6 +84,7 @@ fn swaps(subject: &Subject<'_>) -> Vec<Swap> {
         r#type: device.kind.name(),
         size_bytes: device.limit(),
         used_bytes: subject.members.used_on(device.number),
+        leased_bytes: subject.page.devices.get(device.number).map_or(0, RunDevice::leased),
         priority: device.priority(),
     });
     swaps.collect()

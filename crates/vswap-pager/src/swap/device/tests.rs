@@ -6,6 +6,7 @@
 extern crate std;
 
 mod batches;
+mod compaction;
 mod faults;
 mod fetches;
 mod lost_writes;

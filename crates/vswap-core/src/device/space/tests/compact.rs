@@ -268,7 +268,9 @@ fn a_pass_goes_on_in_the_parent_of_a_fork() {
         assert_eq!(compact(&space, &mut local, &mut objects).writes > 0, side == Side::Parent);
         assert_eq!(space.end_compaction(), side == Side::Parent);
         check(&space);
-        objects.iter().for_each(|(&at, &blocks)| space.free(block(at), blocks));
+        for (&at, &blocks) in &objects {
+            space.free(block(at), blocks);
+        }
         space.retire(local);
         space.trim();
         let held = source.state.lock().unwrap().held.values().copied().collect::<Vec<_>>();

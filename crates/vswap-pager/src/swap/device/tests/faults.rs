@@ -87,6 +87,7 @@ fn every_seed(
     }
     std::println!("{sum:?}");
     assert!(sum.injected > 0 && sum.written > 0 && sum.moved > 0 && sum.fetched > 0, "{sum:?}");
+    assert!(sum.compacted > 0, "{sum:?}");
     sum
 }
 

@@ -8,7 +8,7 @@ use std::vec::Vec;
 use vswap_core::descriptor::Place;
 use vswap_core::page::Page;
 use vswap_core::{
-    CodecKind, Cursor, GroupId, LoadError, StoreError, Target, TransferError, Worker,
+    CodecKind, Cursor, GroupId, LoadError, Relocation, StoreError, Target, TransferError, Worker,
 };
 
 use super::*;
@@ -75,6 +75,8 @@ pub struct Seen {
     pub moved: u64,
     /// Windows that were read with one batch.
     pub fetched: u64,
+    /// Objects that compaction moved.
+    pub compacted: u64,
 }
 
 impl Seen {
@@ -85,6 +87,7 @@ impl Seen {
         self.written += other.written;
         self.moved += other.moved;
         self.fetched += other.fetched;
+        self.compacted += other.compacted;
     }
 }
 
@@ -169,6 +172,7 @@ impl Machine {
             21 => self.dup(),
             22 => match self.random.below(8) {
                 0 | 1 => self.swapoff(),
+                3 | 4 => self.compact(),
                 2 if self.is_alone => self.fork(),
                 _ => drop(self.device().discard()),
             },
@@ -323,6 +327,29 @@ impl Machine {
             from = done.next;
         }
         SWAP_DEVICES.set_draining(engine(), device.number.into(), device, false);
+    }
+
+    /// A part of a pass at least: another one may have begun anew by then.
+    fn compact(&mut self) {
+        /// One thread moves objects at a time.
+        static TURN: Mutex<()> = Mutex::new(());
+        let Ok(_turn) = TURN.try_lock() else { return };
+        let device = self.device();
+        device.begin_compaction();
+        let mut from = Some(Cursor::START);
+        while let Some(cursor) = from.filter(|_| self.random.below(8) > 0) {
+            let worker = self.worker.as_mut().expect("it has not ended");
+            let moving = (device.backing(), device as &dyn Relocation);
+            let done = engine().space.relocate(worker, moving, cursor, 50, &mut self.buffer);
+            let done = done.expect("it is attached");
+            assert!(done.raced == 0 || !self.is_alone, "seed {}: {done:?}", self.seed);
+            assert!(done.moved == 0 || done.refused.is_none(), "seed {}: {done:?}", self.seed);
+            self.seen.compacted += done.moved as u64;
+            from = done.next;
+        }
+        if self.random.below(3) > 0 {
+            device.end_compaction();
+        }
     }
 
     /// Goes on as one of the two processes that a fork makes.
