@@ -4,6 +4,10 @@
 //! to none of them. The root has no limits of its own (the pool's limit and the devices' sizes are
 //! the machine's) and is not charged: what it would show is the sum that [`crate::Usage`] has. So
 //! a process that makes no groups pays nothing for them.
+//!
+//! Groups of several processes are another matter: [`shared`].
+
+pub mod shared;
 
 use crate::descriptor::GROUPS_MAX;
 use crate::entry::GroupId;
