@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use vswap_core::device::object::Protection;
+use vswap_core::device::space::EXTENT_BYTES_SHIFT;
+use vswap_core::group::shared::SharedLimits;
 use vswap_pager::config::{CodecChoice, Engine};
 
 use crate::control::check_name;
@@ -55,6 +57,7 @@ Examples:
   vswap run --ram 2G -- python3 train.py
   vswap run --ram 64M --swap /var/tmp --stats stats.json -- sort big.txt
   vswap run --ram 512M --swap /mnt/disk/swap:20G --codec zstd:3 -v -- make -j4
+  vswap run --ram 4G -- sh -c 'vswap run --group index --ram 1G --swap-max 8G -- indexer & serve'
 
 SIZE is a number with K, M, G or T (powers of 1024), as in 512M, 1.5G or 2GiB.
 
@@ -90,13 +93,22 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_encrypt: bool,
 
-    /// The most that may be on swap devices, of PROG and its children together
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub swap_max: Option<Size>,
+    /// Name of the group that PROG and its children are: of a run inside another run, which is a group of
+    /// that run and within its limits, or of the run itself. The default is its --name or process ID
+    #[arg(long, value_name = "NAME", value_parser = parse_group)]
+    pub group: Option<String>,
 
-    /// The most RAM that compressed pages may take, of PROG and its children together
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub zswap_max: Option<Size>,
+    /// The most that the group may have on swap devices, in units of 4M; 0 keeps it off them
+    #[arg(long, value_name = "SIZE", value_parser = parse_swap_max)]
+    pub swap_max: Option<u64>,
+
+    /// The most RAM that compressed pages of the group may take; 0 keeps all of it out of the pool
+    #[arg(long, value_name = "SIZE", value_parser = parse_max)]
+    pub zswap_max: Option<u64>,
+
+    /// Write nothing of the group to swap devices: what the pool does not take stays in memory
+    #[arg(long)]
+    pub no_writeback: bool,
 
     /// Compressor: lz4, zstd, zstd:LEVEL with LEVEL from -7 to 19, or none
     #[arg(long, value_name = "CODEC", default_value = "lz4", value_parser = parse_codec)]
@@ -167,6 +179,7 @@ const RECLAIM_EXAMPLES: &str = "\
 Examples:
   vswap reclaim nightly 512M
   vswap reclaim 4711 1G
+  vswap reclaim nightly 200M --group index
 
 Pages of its processes are evicted, in proportion to what each has in RAM, whatever the budget. They
 go to the pool (so less RAM is freed than SIZE) or to a swap device, and come back when they are
@@ -184,6 +197,10 @@ pub struct ReclaimArgs {
     /// How much to evict, as in 512M or 1.5G
     #[arg(value_name = "SIZE", value_parser = parse_size)]
     pub size: Size,
+
+    /// Only from the group of this name, as 'vswap status RUN' has it, and those below it
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
 }
 
 const SWAPIN_EXAMPLES: &str = "\
@@ -297,6 +314,25 @@ impl RunArgs {
         self.swap.iter().map(|text| SwapPlace::parse(text)).collect()
     }
 
+    /// What the group is called.
+    pub fn group_name(&self) -> String {
+        let name = self.group.as_ref().or(self.name.as_ref());
+        name.cloned().unwrap_or_else(|| std::process::id().to_string())
+    }
+
+    /// The limits that were given; those of RAM only if not 'auto'.
+    pub fn limits(&self) -> SharedLimits {
+        SharedLimits {
+            memory_max: match self.ram {
+                Ram::Auto => None,
+                Ram::Given(size) => Some(size.0),
+            },
+            zswap_max: self.zswap_max,
+            swap_max: self.swap_max,
+            zswap_writeback: !self.no_writeback,
+        }
+    }
+
     /// What is done to what goes there.
     pub fn protection(&self) -> Protection {
         if self.no_encrypt { Protection::Checked } else { Protection::Encrypted }
@@ -367,6 +403,30 @@ fn parse_size(text: &str) -> Result<Size, String> {
         SizeError::Zero => "the size is 0; give at least 4K".to_owned(),
         error => error.to_string(),
     })
+}
+
+/// A limit, which 0 is too.
+fn parse_max(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(Size(bytes)) => Ok(bytes),
+        Err(SizeError::Zero) => Ok(0),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_swap_max(text: &str) -> Result<u64, String> {
+    const UNIT: u64 = 1 << EXTENT_BYTES_SHIFT;
+    match parse_max(text)? {
+        bytes if (1..UNIT).contains(&bytes) => {
+            let unit = Size(UNIT);
+            Err(format!("{text} is less than the unit of swap space; give at least {unit}, or 0"))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+fn parse_group(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned()).map_err(|error| error.replace("--name", "--group"))
 }
 
 fn parse_name(text: &str) -> Result<String, String> {

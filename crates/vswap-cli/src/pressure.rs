@@ -15,9 +15,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use vswap_core::group::shared::GroupIndex;
 use vswap_pager::run_page::{Counter, Gauge, RunPage};
 
 use crate::coordinator::Totals;
@@ -118,14 +118,14 @@ impl PressureFile {
 }
 
 fn pool_line(page: &RunPage, totals: &Totals) -> String {
-    let ram = page.ram.load(Ordering::Relaxed);
+    let ram = page.ram(GroupIndex::ROOT);
     let pool = totals.gauge(Gauge::Pool);
     format!(
         "pool fill={:.2} bytes={pool} charged={} ram={ram} swap={} swap_limit={}\n",
         100.0 * pool as f64 / ram.max(1) as f64,
         totals.charged(),
         totals.gauge(Gauge::SwapUsed),
-        page.devices.limit(),
+        page.swap_limit(GroupIndex::ROOT),
     )
 }
 

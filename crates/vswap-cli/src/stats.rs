@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
+use vswap_core::group::shared::GroupIndex;
 use vswap_pager::config::Engine;
 use vswap_pager::run_page::{Counter, Gauge, RunPage};
 
@@ -81,6 +82,24 @@ impl<'a> Document<'a> {
     }
 }
 
+/// What there is on swap devices.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct SwapSpace {
+    swap_limit_bytes: u64,
+    swap_leased_bytes: u64,
+}
+
+impl SwapSpace {
+    /// What a group has, its descendants included.
+    pub fn of(page: &RunPage, group: GroupIndex) -> Self {
+        let leased = match group {
+            GroupIndex::ROOT => page.devices.reach(),
+            group => page.swap_held(group),
+        };
+        Self { swap_limit_bytes: page.swap_limit(group), swap_leased_bytes: leased }
+    }
+}
+
 /// What can be said of a run that goes on, too.
 #[derive(Serialize)]
 pub struct Account<'a> {
@@ -91,8 +110,8 @@ pub struct Account<'a> {
     ram_bytes: u64,
     engine: &'static str,
     codec: String,
-    swap_limit_bytes: u64,
-    swap_leased_bytes: u64,
+    #[serde(flatten)]
+    swap: SwapSpace,
     /// Processes that had a pager.
     pagers: u64,
     counters: Counters<'a>,
@@ -103,7 +122,7 @@ pub struct Account<'a> {
 
 impl<'a> Account<'a> {
     /// The account until now.
-    pub fn of(about: &About, page: &RunPage, totals: &'a Totals, pagers: u64) -> Self {
+    pub fn of(about: &About, swap: SwapSpace, totals: &'a Totals, pagers: u64) -> Self {
         Self {
             program: about.words[0].to_string_lossy().into_owned(),
             wall_seconds: about.started.elapsed().as_secs_f64(),
@@ -112,8 +131,7 @@ impl<'a> Account<'a> {
             ram_bytes: about.config.ram,
             engine: engine_name(about.config.engine),
             codec: about.config.codec.to_string(),
-            swap_limit_bytes: page.devices.limit(),
-            swap_leased_bytes: page.devices.reach(),
+            swap,
             pagers,
             counters: Counters(totals),
             now: Gauges { totals, value: Totals::gauge },

@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use vswap_core::device::object::{KEY, Protection};
 use vswap_core::device::space;
+use vswap_core::group::shared::GroupIndex;
 use vswap_core::page::{PAGE_SIZE, Page};
 use vswap_core::{CodecKind, Cursor, GroupId, SwapEntry, Worker};
 use vswap_pager::arena::Arena;
@@ -198,13 +199,16 @@ fn attach(file: &File, geometry: Geometry, protection: Protection) -> &'static S
     let run: &'static RunPage = Box::leak(run);
     run.devices.protect([7; KEY], protection);
     let shift = geometry.block.trailing_zeros();
-    run.devices.get(0).expect("a number").set(Description {
-        priority: 0,
-        geometry: space::Geometry::new(shift, (LEN >> shift) as u32).expect("sizes"),
-        has_header: false,
-        discard: DiscardBy::Nothing,
-        direct: geometry.direct,
-    });
+    run.devices.get(0).expect("a number").set(
+        Description {
+            priority: 0,
+            geometry: space::Geometry::new(shift, (LEN >> shift) as u32).expect("sizes"),
+            has_header: false,
+            discard: DiscardBy::Nothing,
+            direct: geometry.direct,
+        },
+        GroupIndex::ROOT,
+    );
     engine().join_run(run, &run.members[0]);
     engine().pager.store(std::process::id(), Ordering::Relaxed);
     // SAFETY: no device was attached yet, and nobody else seals.

@@ -45,6 +45,8 @@ pub struct Config {
     pub cold_codec: Option<CodecChoice>,
     /// Seed of chaos mode: evict random pages after every mapping call. For tests.
     pub chaos: Option<u64>,
+    /// The token of the group that it belongs to, which the coordinator gave to a nested run; 0 is the run itself.
+    pub group: u32,
     /// Abstract socket of the coordinator, without the leading NUL. Empty if there is none.
     pub socket: SocketName,
 }
@@ -106,6 +108,9 @@ impl fmt::Display for Config {
         if let Some(seed) = self.chaos {
             write!(f, ";chaos={seed}")?;
         }
+        if self.group != 0 {
+            write!(f, ";group={}", self.group)?;
+        }
         write!(f, ";socket={}", self.socket.as_str())
     }
 }
@@ -126,6 +131,7 @@ impl Config {
             codec: CodecChoice::Lz4,
             cold_codec: None,
             chaos: None,
+            group: 0,
             socket: SocketName { bytes: [0; SOCKET_NAME_MAX], len: 0 },
         };
         for field in fields {
@@ -148,6 +154,7 @@ impl Config {
             "codec" => self.codec = CodecChoice::parse(value)?,
             "cold" => self.cold_codec = Some(CodecChoice::parse(value)?),
             "chaos" => self.chaos = Some(value.parse().ok()?),
+            "group" => self.group = value.parse().ok()?,
             "socket" => self.socket = SocketName::new(value)?,
             _ => return None,
         }
@@ -196,6 +203,7 @@ mod tests {
             codec: CodecChoice::Zstd(-1),
             cold_codec: Some(CodecChoice::Zstd(3)),
             chaos: Some(7),
+            group: 3,
             socket: SocketName::new("vswap-1-2").unwrap(),
         };
         assert_eq!(Config::parse(&config.to_string()), Ok(config));

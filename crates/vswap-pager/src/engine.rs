@@ -17,6 +17,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
+use vswap_core::group::shared::GroupIndex;
 use vswap_core::page::PAGE_SIZE;
 use vswap_core::{Limits, VirtualSwap};
 
@@ -309,7 +310,7 @@ impl Engine {
     /// Whether the run has other members with a pager.
     pub fn is_one_of_many(&self) -> bool {
         match (self.run_page(), self.member()) {
-            (Some(run), Some(member)) => run.others(member).members > 0,
+            (Some(run), Some(member)) => run.others_in_ram(member, GroupIndex::ROOT).members > 0,
             _ => false,
         }
     }
@@ -318,31 +319,38 @@ impl Engine {
     pub fn divide_budget(&self) {
         let (Some(run), Some(member)) = (self.run_page(), self.member()) else { return };
         let share = run.divide(member, self.budget.used());
-        self.budget.set_share(share, run.ram.load(Ordering::Relaxed));
+        self.budget.set_share(share, run.ram(member.group()));
         self.limit_pool();
     }
 
     /// With a device, the pages of one tray may be in the pool for the moment until they are written.
-    fn limit_pool(&self) {
-        let waiting = if SWAP_DEVICES.any() { self.budget.batch_pages() * PAGE_SIZE } else { 0 };
-        self.space.set_pool_limit(self.pool_limit() + waiting);
+    pub fn limit_pool(&self) {
+        let limit = self.pool_limit();
+        // A pool that may not be is none for a moment either.
+        let waits = limit > 0 && SWAP_DEVICES.any();
+        let waiting = if waits { self.budget.batch_pages() * PAGE_SIZE } else { 0 };
+        self.space.set_pool_limit(limit + waiting);
     }
 
     /// Runs `work`, which makes the pool smaller, with room in the pool for what it moves: a full one
     /// has none for the new copy of an object beside the old one.
     pub fn with_room_in_pool<T>(&self, work: impl FnOnce(&VirtualSwap<Arena>) -> T) -> T {
-        let limit = self.pool_limit().max(self.space.usage().pool_memory);
-        self.space.set_pool_limit(limit + ROOM_TO_MOVE);
+        let taken = self.space.usage().pool_memory;
+        if taken > 0 {
+            self.space.set_pool_limit(self.pool_limit().max(taken) + ROOM_TO_MOVE);
+        }
         let done = work(&self.space);
         self.limit_pool();
         done
     }
 
-    /// What the pool may grow to.
+    /// What the pool may grow to; claims that.
     pub fn pool_limit(&self) -> usize {
-        let by_budget = self.budget.pool_limit(SWAP_DEVICES.any());
+        let by_budget = self.budget.pool_limit(SWAP_DEVICES.take_objects());
         let by_run = match (self.run_page(), self.member()) {
-            (Some(run), Some(member)) => run.pool_max(member),
+            (Some(run), Some(member)) => {
+                run.claim_pool(member, self.space.usage().pool_memory as u64)
+            }
             _ => None,
         };
         by_run.map_or(by_budget, |max| max.min(by_budget)) as usize

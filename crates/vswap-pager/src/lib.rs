@@ -7,7 +7,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | shared with the coordinator | [`config`], [`run_page`], [`run_devices`], [`wire`] |
+//! | shared with the coordinator | [`config`], [`run_page`], [`run_devices`], [`run_groups`], [`wire`] |
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`slot_table`], [`text`] |
 //! | swap devices | [`io`], [`swap`] |
@@ -54,6 +54,7 @@ pub mod regions;
 pub mod relief;
 pub mod rendezvous;
 pub mod run_devices;
+pub mod run_groups;
 pub mod run_page;
 pub mod shortage;
 pub mod signals;

@@ -4,6 +4,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use vswap_core::device::set::DEVICES_MAX;
+use vswap_core::group::shared::{GroupIndex, SharedLimits};
 use vswap_core::page::PAGE_SIZE;
 use vswap_core::platform::Platform;
 
@@ -35,7 +36,8 @@ pub fn join(engine: &Engine, uffd: Option<i32>) -> Result<Joined, Errno> {
     let page = Arena.reserve(RUN_PAGE_SIZE, PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     share(engine, page.cast().as_ptr(), 0);
     if let (Some(run), Some(config)) = (engine.run_page(), engine.config()) {
-        run.ram.store(config.ram, Ordering::Relaxed);
+        let limits = SharedLimits { memory_max: Some(config.ram), ..SharedLimits::default() };
+        run.groups.set_limits(GroupIndex::ROOT, limits);
     }
     Ok(Joined { coordinator: None, devices: [const { None }; DEVICES_MAX] })
 }
@@ -55,7 +57,8 @@ fn introduce(engine: &Engine, socket: Fd, uffd: Option<i32>) -> Option<Joined> {
         let len = fd::read(comm.raw(), &mut name).unwrap_or(0);
         name[len.saturating_sub(1)..].fill(0);
     }
-    let hello = wire::Hello { pid: task::process_id(), name };
+    let group = engine.config().map_or(0, |config| config.group);
+    let hello = wire::Hello { pid: task::process_id(), group, name };
     socket::send(socket.raw(), &hello.to_bytes(), uffd).ok()?;
     let mut packet = [0; wire::PACKET_MAX];
     let (len, fds) = socket::receive(socket.raw(), &mut packet).ok()?;

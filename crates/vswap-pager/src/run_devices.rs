@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use vswap_core::device::object::{KEY, Protection};
 use vswap_core::device::set::DEVICES_MAX;
 use vswap_core::device::space::{EXTENT_BYTES_SHIFT, Extent, Geometry};
+use vswap_core::group::shared::GroupIndex;
 
 use crate::run_page::MEMBERS_MAX;
 
@@ -61,16 +62,43 @@ pub enum DiscardBy {
     Ioctl = 2,
 }
 
-const NO_LIMIT: u64 = 0;
+impl DiscardBy {
+    /// From a word.
+    pub fn from_word(word: u32) -> Self {
+        match word {
+            1 => Self::PunchHole,
+            2 => Self::Ioctl,
+            _ => Self::Nothing,
+        }
+    }
+}
 
 const HAS_HEADER: u32 = 1 << 8;
 const DIRECT: u32 = 1 << 9;
 const DISCARD_MASK: u32 = 3;
 
+/// A set of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holders([u64; HOLDER_WORDS]);
+
+impl Holders {
+    /// No members.
+    pub const NONE: Self = Self([0; HOLDER_WORDS]);
+    /// All members.
+    pub const ALL: Self = Self([u64::MAX; HOLDER_WORDS]);
+
+    /// Adds the member of a number.
+    pub fn insert(&mut self, member: usize) {
+        self.0[member / 64] |= 1 << (member % 64);
+    }
+}
+
 /// One device.
 #[derive(Debug)]
 pub struct RunDevice {
     state: AtomicU32,
+    /// The number of the group that brought it.
+    group: AtomicU32,
     /// Counts the devices that had this number.
     serial: AtomicU32,
     priority: AtomicI32,
@@ -112,11 +140,7 @@ impl RunDevice {
                 self.blocks.load(Ordering::Relaxed),
             )?,
             has_header: options & HAS_HEADER != 0,
-            discard: match options & DISCARD_MASK {
-                1 => DiscardBy::PunchHole,
-                2 => DiscardBy::Ioctl,
-                _ => DiscardBy::Nothing,
-            },
+            discard: DiscardBy::from_word(options & DISCARD_MASK),
             direct: options & DIRECT != 0,
         })
     }
@@ -126,9 +150,15 @@ impl RunDevice {
         self.serial.load(Ordering::Acquire)
     }
 
-    /// Adds it to the run. For the coordinator.
-    pub fn set(&self, device: Description) {
+    /// The group that brought it.
+    pub fn group(&self) -> GroupIndex {
+        GroupIndex::new(self.group.load(Ordering::Relaxed)).unwrap_or(GroupIndex::ROOT)
+    }
+
+    /// Adds it to the run, for a group and its descendants. For the coordinator.
+    pub fn set(&self, device: Description, group: GroupIndex) {
         self.serial.fetch_add(1, Ordering::Release);
+        self.group.store(group.raw(), Ordering::Relaxed);
         self.priority.store(device.priority.into(), Ordering::Relaxed);
         self.block_shift.store(device.geometry.block_shift(), Ordering::Relaxed);
         self.blocks.store(device.geometry.blocks(), Ordering::Relaxed);
@@ -148,9 +178,16 @@ impl RunDevice {
 
     /// Bytes that members hold.
     pub fn leased(&self) -> u64 {
-        let ever = &self.holders[..self.end.load(Ordering::Relaxed) as usize];
+        self.leased_by(&Holders::ALL)
+    }
+
+    /// Bytes that some members hold, shared ones once.
+    pub fn leased_by(&self, members: &Holders) -> u64 {
+        let ever = &self.holders[..self.end.load(Ordering::SeqCst) as usize];
         let is_held = |words: &&[AtomicU64; HOLDER_WORDS]| {
-            words.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+            // Who compares this with a limit has just taken an extent, and so may others have.
+            let holders = words.iter().map(|word| word.load(Ordering::SeqCst));
+            holders.zip(members.0).any(|(word, wanted)| word & wanted != 0)
         };
         (ever.iter().filter(is_held).count() as u64) << EXTENT_BYTES_SHIFT
     }
@@ -168,7 +205,7 @@ impl RunDevice {
             .map(|step| (start + step) % extents)
             .find(|&extent| self.claim(extent, member))?;
         self.hint.store(number as u32 + 1, Ordering::Relaxed);
-        self.end.fetch_max(number as u32 + 1, Ordering::Relaxed);
+        self.end.fetch_max(number as u32 + 1, Ordering::SeqCst);
         Some(Extent(number as u32))
     }
 
@@ -224,10 +261,6 @@ pub struct RunDevices {
     key: [AtomicU64; KEY_WORDS],
     encrypted: AtomicU32,
     processes: AtomicU32,
-    /// One more than the extents that may be leased on all of them, or [`NO_LIMIT`].
-    swap_max: AtomicU64,
-    /// Leases under way.
-    pending: AtomicU32,
     devices: [RunDevice; DEVICES_MAX],
 }
 
@@ -243,43 +276,14 @@ impl RunDevices {
         devices.filter(|(_, device)| device.state() != DeviceState::None)
     }
 
-    /// Limits what members hold on all devices together, in bytes, to whole extents.
-    pub fn set_swap_max(&self, bytes: Option<u64>) {
-        let limit = bytes.map_or(NO_LIMIT, |bytes| (bytes >> EXTENT_BYTES_SHIFT) + 1);
-        self.swap_max.store(limit, Ordering::Relaxed);
-    }
-
-    fn extents_max(&self) -> Option<u64> {
-        self.swap_max.load(Ordering::Relaxed).checked_sub(1)
-    }
-
-    /// Leases an extent of a device to a member, if the run may have one more.
-    pub fn lease(&self, number: usize, member: usize) -> Option<Extent> {
-        let Some(max) = self.extents_max() else {
-            return self.get(number)?.lease(member);
-        };
-        // Counted before it is taken, so that members that lease at once do not exceed it together.
-        let pending = self.pending.fetch_add(1, Ordering::SeqCst) + 1;
-        let held = self.leased() >> EXTENT_BYTES_SHIFT;
-        let extent = (held + u64::from(pending) <= max).then(|| self.get(number)?.lease(member));
-        self.pending.fetch_sub(1, Ordering::SeqCst);
-        extent.flatten()
-    }
-
-    /// Bytes that members hold on all devices.
-    pub fn leased(&self) -> u64 {
-        self.all().map(|(_, device)| device.leased()).sum()
+    /// Bytes that some members hold on all devices.
+    pub fn leased_by(&self, members: &Holders) -> u64 {
+        self.all().map(|(_, device)| device.leased_by(members)).sum()
     }
 
     /// A number that no device has.
     pub fn free_number(&self) -> Option<usize> {
         self.devices.iter().position(|device| device.state() == DeviceState::None)
-    }
-
-    /// Bytes that all devices have, as far as they may be used.
-    pub fn limit(&self) -> u64 {
-        let all = self.all().map(|(_, device)| device.limit()).sum();
-        self.extents_max().map_or(all, |max| all.min(max << EXTENT_BYTES_SHIFT))
     }
 
     /// Bytes up to the end of what was ever leased.
@@ -325,13 +329,9 @@ mod tests {
         let device: Box<RunDevice> = unsafe { Box::new_zeroed().assume_init() };
         let geometry = Geometry::new(9, extents << (EXTENT_BYTES_SHIFT - 9)).unwrap();
         let discard = DiscardBy::PunchHole;
-        device.set(Description {
-            priority: -2,
-            geometry,
-            has_header: true,
-            discard,
-            direct: false,
-        });
+        let description =
+            Description { priority: -2, geometry, has_header: true, discard, direct: false };
+        device.set(description, GroupIndex::ROOT);
         device
     }
 

@@ -8,14 +8,12 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vswap_core::device::set::DEVICES_MAX;
+use vswap_core::group::shared::{GroupIndex, SharedGroups};
 
 use crate::run_devices::RunDevices;
 
 /// How many processes with a pager one run can hold; a member beyond it runs on its own share.
 pub const MEMBERS_MAX: usize = 120;
-
-/// A member among several claims what it uses and this part of the budget, to grow into.
-const CLAIM_GROWTH_PART: u64 = 16;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
@@ -191,6 +189,8 @@ pub struct Member {
     pub state: AtomicU32,
     /// Process ID of the program, as the coordinator sees it.
     pub pid: AtomicU32,
+    /// The number of its group.
+    group: AtomicU32,
     /// Set by the coordinator to ask for eviction of this many bytes, whatever the budget says; 0
     /// takes it back. The member subtracts what it did, and sets 0 when it can do no more.
     pub reclaim_request: AtomicU64,
@@ -206,6 +206,8 @@ pub struct Member {
     /// What it may use at most, in bytes: it says so before it does, so that no two members take the
     /// same free part.
     pub claim: AtomicU64,
+    /// What its pool may take at most, in bytes: said before it does, too.
+    pub pool_claim: AtomicU64,
     /// Largest value of `charged` so far.
     pub charged_peak: AtomicU64,
     /// The swap devices that it has in use, one bit each.
@@ -220,6 +222,21 @@ pub struct Member {
 }
 
 impl Member {
+    /// Its group.
+    pub fn group(&self) -> GroupIndex {
+        GroupIndex::new(self.group.load(Ordering::Relaxed)).unwrap_or(GroupIndex::ROOT)
+    }
+
+    /// Puts it into a group, before it is live. For the coordinator.
+    pub fn set_group(&self, group: GroupIndex) {
+        self.group.store(group.raw(), Ordering::Relaxed);
+    }
+
+    /// Whether a process counts here.
+    pub fn is_live(&self) -> bool {
+        self.state.load(Ordering::Acquire) == MemberState::Live as u32
+    }
+
     /// Adds `n` to a counter.
     pub fn count(&self, counter: Counter, n: u64) {
         self.counters[counter as usize].fetch_add(n, Ordering::Relaxed);
@@ -307,7 +324,9 @@ impl Member {
             word.store(0, Ordering::Relaxed);
         }
         self.reclaim_end.store(ReclaimEnd::Done as u32, Ordering::Relaxed);
-        for word in [&self.reclaim_request, &self.charged, &self.claim, &self.charged_peak] {
+        self.group.store(0, Ordering::Relaxed);
+        let amounts = [&self.charged, &self.claim, &self.pool_claim, &self.charged_peak];
+        for word in amounts.into_iter().chain([&self.reclaim_request]) {
             word.store(0, Ordering::Relaxed);
         }
         for word in self.on_device.iter().chain(&self.stuck_on_device) {
@@ -323,10 +342,8 @@ impl Member {
 #[repr(C, align(4096))]
 #[derive(Debug)]
 pub struct RunPage {
-    /// RAM budget of the tree in bytes; the coordinator may change it.
-    pub ram: AtomicU64,
-    /// The most that the pools of the tree may take, in bytes; 0 if only `ram` limits them.
-    pub zswap_max: AtomicU64,
+    /// The groups of its members and their limits; the root is the run itself.
+    pub groups: SharedGroups,
     /// Members ever used: slots at or beyond this index were never handed out.
     pub members_used: AtomicU32,
     /// The members. The coordinator hands out slots.
@@ -343,71 +360,6 @@ impl RunPage {
     pub fn number_of(&self, member: &Member) -> Option<usize> {
         self.members.iter().position(|other| ptr::eq(other, member))
     }
-
-    /// What the live members other than `me` have of the budget.
-    pub fn others(&self, me: &Member) -> Others {
-        let used = self.members_used.load(Ordering::Acquire) as usize;
-        let mut others = Others::default();
-        for member in self.members[..used.min(MEMBERS_MAX)].iter().filter(|m| !ptr::eq(*m, me)) {
-            if member.state.load(Ordering::Acquire) == MemberState::Live as u32 {
-                let charged = member.charged.load(Ordering::Relaxed);
-                let claim = member.claim.load(Ordering::SeqCst);
-                others.members += 1;
-                others.claimed += claim;
-                others.held += charged.max(claim);
-            }
-        }
-        others
-    }
-
-    /// What the pool of a member may take of [`zswap_max`](Self::zswap_max): what those of the others
-    /// leave.
-    pub fn pool_max(&self, me: &Member) -> Option<u64> {
-        let max = self.zswap_max.load(Ordering::Relaxed);
-        if max == 0 {
-            return None;
-        }
-        let used = self.members_used.load(Ordering::Acquire) as usize;
-        let others = self.members[..used.min(MEMBERS_MAX)].iter().filter(|member| {
-            !ptr::eq(*member, me)
-                && member.state.load(Ordering::Acquire) == MemberState::Live as u32
-        });
-        Some(max.saturating_sub(others.map(|member| member.gauge(Gauge::Pool)).sum()))
-    }
-
-    /// Sets the claim of a member that uses `used` bytes, and gives its allowance.
-    ///
-    /// A member claims what it uses and a little more, up to what the others have not claimed, or
-    /// its equal share if that is more: then the others, who see this, claim less. Beyond its share
-    /// it may use only what they have given up already. Up to its share it does not wait for them:
-    /// after a fork both count the pages that they share, so their sum is too high for long.
-    pub fn divide(&self, me: &Member, used: u64) -> u64 {
-        let ram = self.ram.load(Ordering::Relaxed);
-        let bound =
-            |others: &Others| ram.saturating_sub(others.claimed).max(ram / (others.members + 1));
-        let before = self.others(me);
-        let growth = ram / CLAIM_GROWTH_PART;
-        let wanted = if before.members == 0 { ram } else { used + growth };
-        let claim = wanted.min(bound(&before));
-        me.claim.store(claim, Ordering::SeqCst);
-        // Of two that claim at once, each stores first and reads then, so one sees the other's.
-        let others = self.others(me);
-        let claim = claim.min(bound(&others));
-        me.claim.store(claim, Ordering::SeqCst);
-        let share = ram / (others.members + 1);
-        claim.min(ram.saturating_sub(others.held).max(share))
-    }
-}
-
-/// What other members have of the budget.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Others {
-    /// How many they are.
-    pub members: u64,
-    /// Bytes that they claim.
-    pub claimed: u64,
-    /// Bytes that they claim, or use where that is more.
-    pub held: u64,
 }
 
 #[cfg(test)]
@@ -417,52 +369,14 @@ mod tests {
 
     use super::*;
 
-    fn run(ram: u64) -> Box<RunPage> {
+    fn run() -> Box<RunPage> {
         // SAFETY: all-zero bytes are a valid page.
-        let run: Box<RunPage> = unsafe { Box::new_zeroed().assume_init() };
-        run.ram.store(ram, Ordering::Relaxed);
-        run.members_used.store(2, Ordering::Relaxed);
-        run
-    }
-
-    fn join(member: &Member) {
-        member.state.store(MemberState::Live as u32, Ordering::Relaxed);
-    }
-
-    #[test]
-    fn one_member_has_all_and_gives_way_to_a_second() {
-        let run = run(1600);
-        let [one, two] = [&run.members[0], &run.members[1]];
-        join(one);
-        assert_eq!(run.divide(one, 10), 1600);
-        one.charged.store(1500, Ordering::Relaxed);
-        join(two);
-        assert_eq!(run.divide(two, 0), 100);
-        assert_eq!(run.divide(one, 1500), 1500);
-        one.charged.store(1400, Ordering::Relaxed);
-        assert_eq!(run.divide(two, 90), 190);
-        assert_eq!(run.divide(one, 1400), 1410);
-    }
-
-    #[test]
-    fn two_that_grow_never_claim_more_than_there_is() {
-        let run = run(1600);
-        let members = [&run.members[0], &run.members[1]];
-        members.into_iter().for_each(join);
-        for round in 0..100 {
-            for member in members {
-                let used = run.divide(member, member.charged.load(Ordering::Relaxed));
-                member.charged.store(used, Ordering::Relaxed);
-            }
-            let sum: u64 = members.iter().map(|m| m.claim.load(Ordering::Relaxed)).sum();
-            assert!(sum <= 1600, "round {round}: {sum}");
-        }
-        assert!(members.iter().all(|m| m.charged.load(Ordering::Relaxed) >= 700));
+        unsafe { Box::new_zeroed().assume_init() }
     }
 
     #[test]
     fn a_hold_is_carried_out_each_time_that_it_is_asked_for() {
-        let run = run(1600);
+        let run = run();
         let member = &run.members[0];
         assert_eq!(member.hold(), 0);
         member.ask_to_hold();
@@ -480,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_request_to_reclaim_ends_done_or_given_up() {
-        let run = run(1600);
+        let run = run();
         let member = &run.members[0];
         member.ask_to_reclaim(4096);
         assert_eq!(member.reclaim_end(), None);

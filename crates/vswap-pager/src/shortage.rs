@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 use vswap_core::page::PAGE_SIZE;
 
 use crate::engine::Engine;
+use crate::run_page::Member;
 use crate::swap::{Refusal, SWAP_DEVICES};
 
 const MIB: u64 = 1 << 20;
@@ -28,6 +29,8 @@ pub struct Shortage {
 enum Swap {
     /// There is none.
     None,
+    /// None may be written to.
+    Forbidden,
     /// It takes no more.
     Refuses { why: Refusal, used: u64, limit: u64 },
     /// It is not the reason.
@@ -39,7 +42,9 @@ impl Shortage {
     pub fn of(engine: &Engine) -> Self {
         let usage = engine.space.usage();
         let used = SWAP_DEVICES.used();
-        let limit = engine.run_page().map_or(0, |run| run.devices.limit());
+        let group = engine.member().map(Member::group).unwrap_or_default();
+        let limit = engine.run_page().map_or(0, |run| run.swap_limit(group));
+        let forbidden = engine.run_page().is_some_and(|run| !run.groups.writes_back(group));
         Self {
             program: engine.program.load(Ordering::Relaxed),
             allowance: engine.budget.allowance(),
@@ -48,6 +53,7 @@ impl Shortage {
             pool: usage.pool_memory as u64,
             unmanaged: engine.budget.unmanaged(),
             swap: match SWAP_DEVICES.refusal() {
+                _ if forbidden => Swap::Forbidden,
                 _ if !SWAP_DEVICES.any() => Swap::None,
                 Some(why) => Swap::Refuses { why, used, limit },
                 None => Swap::HasRoom { used, limit },
@@ -71,6 +77,9 @@ impl fmt::Display for Shortage {
         )?;
         match self.swap {
             Swap::None => write!(f, "there is no swap file; raise --ram or add --swap PATH"),
+            Swap::Forbidden => {
+                write!(f, "--no-writeback keeps it off swap devices; raise --ram or leave that out")
+            }
             Swap::HasRoom { used, limit } => write!(
                 f,
                 "what is left cannot be swapped out (the swap file has room: {} of {} MiB in use); \
@@ -133,6 +142,10 @@ mod tests {
     #[test]
     fn the_line_says_what_filled_and_what_helps() {
         assert_eq!(line(Swap::None), "there is no swap file; raise --ram or add --swap PATH");
+        assert_eq!(
+            line(Swap::Forbidden),
+            "--no-writeback keeps it off swap devices; raise --ram or leave that out"
+        );
         assert_eq!(
             line(Swap::HasRoom { used: MIB, limit: 128 * MIB }),
             "what is left cannot be swapped out (the swap file has room: 1 of 128 MiB in use); \

@@ -53,6 +53,10 @@ impl NewDevice {
 /// be paged. An [`Unmanaged`] follows, and the program's path. The answer is the connection's end.
 pub const UNMANAGED: u8 = 6;
 
+/// First byte of what a nested `vswap run` says instead of a hello, and of what it says later; and of the answers. A
+/// line of JSON follows, of the coordinator's own making.
+pub const NESTED: u8 = 7;
+
 /// Longest packet in bytes.
 pub const PACKET_MAX: usize = 512;
 
@@ -78,20 +82,23 @@ pub struct Hello {
     /// The program's process ID in its own PID namespace. The coordinator takes the real one from
     /// SO_PEERCRED.
     pub pid: u32,
+    /// The token of its group, as [`Config::group`](crate::config::Config::group) has it.
+    pub group: u32,
     /// Name of the program (`/proc/self/comm`), NUL padded.
     pub name: [u8; 16],
 }
 
 impl Hello {
     /// Size of the packet.
-    pub const SIZE: usize = 21;
+    pub const SIZE: usize = 25;
 
     /// The packet.
     pub fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[0] = HELLO;
         bytes[1..5].copy_from_slice(&self.pid.to_le_bytes());
-        bytes[5..].copy_from_slice(&self.name);
+        bytes[5..9].copy_from_slice(&self.group.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.name);
         bytes
     }
 
@@ -101,8 +108,10 @@ impl Hello {
         if kind != HELLO || bytes.len() != Self::SIZE {
             return None;
         }
-        let (pid, name) = rest.split_first_chunk::<4>()?;
-        Some(Self { pid: u32::from_le_bytes(*pid), name: name.try_into().ok()? })
+        let (pid, rest) = rest.split_first_chunk::<4>()?;
+        let (group, name) = rest.split_first_chunk::<4>()?;
+        let [pid, group] = [*pid, *group].map(u32::from_le_bytes);
+        Some(Self { pid, group, name: name.try_into().ok()? })
     }
 }
 

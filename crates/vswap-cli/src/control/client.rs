@@ -53,9 +53,10 @@ impl Silence {
 impl Entry {
     /// How the run is called.
     pub fn label(&self) -> String {
-        match &self.name {
-            Some(name) => format!("run {name} (pid {})", self.pid),
-            None => format!("run {}", self.pid),
+        match (&self.group, &self.name) {
+            (Some(group), _) => format!("run {group} (in {})", called(self)),
+            (None, Some(name)) => format!("run {name} (pid {})", self.pid),
+            (None, None) => format!("run {}", self.pid),
         }
     }
 }
@@ -140,7 +141,8 @@ pub fn misunderstood() -> Silence {
 
 /// How a run is, as JSON.
 pub fn status_of(run: &Entry, patience: Duration) -> Result<Value, Silence> {
-    match Conversation::begin(run, &Request::Status)?.next(patience, |_| ())? {
+    let request = Request::Status { group: run.group.clone() };
+    match Conversation::begin(run, &request)?.next(patience, |_| ())? {
         Reply::Status(status) => Ok(status),
         _ => Err(misunderstood()),
     }
@@ -153,10 +155,8 @@ pub fn find(argument: &str) -> Result<Entry, Refusal> {
     let is_meant =
         |run: &Entry| run.name.as_deref() == Some(argument) || argument.parse() == Ok(run.pid);
     let (mut found, others): (Vec<Entry>, Vec<Entry>) = runs.into_iter().partition(is_meant);
-    if found.is_empty()
-        && let Ok(pid) = argument.parse::<u32>()
-    {
-        found = others.into_iter().filter(|run| has_process(run, pid)).collect();
+    if found.is_empty() {
+        found = others.into_iter().filter_map(|run| holding(run, argument)).collect();
     }
     if found.len() > 1 {
         let names: Vec<String> = found.iter().map(called).collect();
@@ -178,8 +178,27 @@ fn called(run: &Entry) -> String {
     run.name.clone().unwrap_or_else(|| run.pid.to_string())
 }
 
-fn has_process(run: &Entry, pid: u32) -> bool {
-    let Ok(status) = status_of(run, HASTE) else { return false };
+/// The run, if one in it has the name or process ID, or a process of it has that.
+fn holding(mut run: Entry, argument: &str) -> Option<Entry> {
+    let status = status_of(&run, HASTE).ok()?;
+    let pid = argument.parse::<u32>().ok();
+    let is_pid = |found: &Value| pid.is_some() && found.as_u64() == pid.map(u64::from);
+    let mut groups = status["groups"].as_array().into_iter().flatten().skip(1);
+    if groups.any(|group| group["name"] == argument || is_pid(&group["pid"])) {
+        run.group = Some(argument.to_owned());
+        return Some(run);
+    }
     let members = status["members"].as_array().into_iter().flatten();
-    members.map(|member| &member["pid"]).chain([&status["program_pid"]]).any(|found| *found == pid)
+    let mut all = members.map(|member| &member["pid"]).chain([&status["program_pid"]]);
+    all.any(is_pid).then_some(run)
+}
+
+/// The outermost run of this name, which swap devices are given to and taken from.
+pub fn find_outermost(argument: &str) -> Result<Entry, Refusal> {
+    let run = find(argument)?;
+    if run.group.is_none() {
+        return Ok(run);
+    }
+    let what = format!("{} is inside another, whose swap devices it uses", run.label());
+    Err(Refusal::usage(what, format!("name that: {}", called(&run))))
 }

@@ -62,6 +62,8 @@ pub struct Entry {
     pub pid: u32,
     /// Its name, if it has one.
     pub name: Option<String>,
+    /// The run in it that is meant, by its name or process ID.
+    pub group: Option<String>,
     place: Rc<Place>,
 }
 
@@ -226,7 +228,7 @@ impl Place {
             .iter()
             .filter(|(_, kind)| *kind == FileType::Socket)
             .filter_map(|(file, _)| file.parse().ok())
-            .map(|pid| Entry { pid, name: None, place: Rc::clone(place) })
+            .map(|pid| Entry { pid, name: None, group: None, place: Rc::clone(place) })
             .collect();
         for (name, _) in files.iter().filter(|(_, kind)| *kind == FileType::Symlink) {
             let pid = place.target(name);

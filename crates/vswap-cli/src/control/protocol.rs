@@ -24,10 +24,17 @@ pub const REQUEST_MAX: usize = 8192;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "lowercase")]
 pub enum Request {
-    /// How it is.
-    Status,
-    /// To evict so many bytes from its members now.
-    Reclaim { bytes: u64 },
+    /// How it is, or how the run nested in it is that has this name or process ID.
+    Status {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+    },
+    /// To evict so many bytes from its members now, or from those of the groups of a name.
+    Reclaim {
+        bytes: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+    },
     /// To bring back all that is swapped out of its members, or of the one with this process ID, and to
     /// keep it in memory.
     SwapIn { process: Option<u32> },
@@ -148,7 +155,12 @@ mod tests {
 
     #[test]
     fn a_request_comes_back_as_it_was() {
-        for request in [Request::Status, Request::Reclaim { bytes: 1 << 40 }] {
+        let group = Some("index".to_owned());
+        for request in [
+            Request::Status { group: None },
+            Request::Reclaim { bytes: 1 << 40, group: None },
+            Request::Reclaim { bytes: 1, group },
+        ] {
             let line = request.to_line();
             let (newline, text) = line.split_last().unwrap();
             assert_eq!((Request::parse(text), *newline), (Ok(request), b'\n'));

@@ -21,15 +21,19 @@ use rustix::net::{
     listen, recvmsg, sendmsg, socket_with, sockopt,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+use vswap_core::group::shared::GroupIndex;
 use vswap_pager::config::SocketName;
 use vswap_pager::run_devices::RunDevice;
 use vswap_pager::run_page::{MEMBERS_MAX, Member, MemberState, RunPage};
 use vswap_pager::wire::{self, Hello, NewDevice, Unmanaged, Welcome};
 
+use super::groups::Groups;
 use super::swap::{Device, Devices};
 use super::totals::Totals;
 use crate::args::SwapPlace;
 use crate::refusal::Refusal;
+
+mod nested_runs;
 
 /// How long a program may take to be seen dead after its pager is: they often die of one cause, and
 /// then there is nothing to report.
@@ -56,7 +60,7 @@ pub struct MemberView<'a> {
     pub slot: &'static Member,
 }
 
-/// All connections, and the sums over members that ended.
+/// All connections, and the groups.
 pub struct Members {
     listener: OwnedFd,
     name: SocketName,
@@ -64,7 +68,7 @@ pub struct Members {
     memfd: OwnedFd,
     devices: Devices,
     connections: Vec<Connection>,
-    ended: Totals,
+    groups: Groups,
     joined: u64,
     /// What was said of programs that cannot be paged.
     told: Vec<Unmanaged>,
@@ -79,6 +83,13 @@ struct Connection {
 
 enum Stage {
     Stranger,
+    /// A `vswap run` in this one.
+    Nested {
+        /// Of its group.
+        token: u32,
+        /// It waits for the account of its group.
+        asks_account: bool,
+    },
     Member {
         id: MemberId,
         index: usize,
@@ -102,6 +113,7 @@ impl Members {
         page: &'static RunPage,
         memfd: OwnedFd,
         devices: Devices,
+        group: String,
     ) -> anyhow::Result<Self> {
         let text = format!("vswap-{}-{:016x}", std::process::id(), random()?);
         let name = SocketName::new(&text).context("the socket's name is too long")?;
@@ -111,14 +123,19 @@ impl Members {
         bind(&listener, &SocketAddrUnix::new_abstract_name(text.as_bytes())?)
             .context("cannot bind the socket")?;
         listen(&listener, MEMBERS_MAX as i32).context("cannot listen on the socket")?;
-        let (connections, ended) = (Vec::new(), Totals::default());
+        let (connections, groups) = (Vec::new(), Groups::new(page, group));
         let told = Vec::new();
-        Ok(Self { listener, name, page, memfd, devices, connections, ended, joined: 0, told })
+        Ok(Self { listener, name, page, memfd, devices, connections, groups, joined: 0, told })
     }
 
     /// Where members connect to.
     pub fn socket_name(&self) -> SocketName {
         self.name
+    }
+
+    /// The groups of the run.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
     }
 
     /// How many processes have had a pager.
@@ -133,9 +150,20 @@ impl Members {
 
     /// Sums over all members, ended and live.
     pub fn totals(&mut self) -> Totals {
-        let page = self.page;
-        let live: Vec<&Member> = self.slots().map(|index| &page.members[index]).collect();
-        self.ended.with_live(live.into_iter())
+        self.totals_of(GroupIndex::ROOT)
+    }
+
+    /// The same, of a group with its descendants.
+    pub fn totals_of(&mut self, group: GroupIndex) -> Totals {
+        self.groups.totals(group)
+    }
+
+    /// Takes note of what is held now, for the peaks.
+    pub fn sample(&mut self) {
+        let all: Vec<GroupIndex> = self.groups.iter().map(|group| group.index).collect();
+        for group in all {
+            self.groups.totals(group);
+        }
     }
 
     /// The live ones.
@@ -146,7 +174,7 @@ impl Members {
                 let pid = connection.pid.as_raw_nonzero().get() as u32;
                 Some(MemberView { id: *id, pid, program, slot: &page.members[*index] })
             }
-            Stage::Stranger => None,
+            Stage::Stranger | Stage::Nested { .. } => None,
         })
     }
 
@@ -162,7 +190,10 @@ impl Members {
         let serial = self.page.devices.get(number).map_or(0, RunDevice::serial);
         let packet = NewDevice { number: number as u8, serial }.to_bytes();
         for connection in &self.connections {
-            if matches!(connection.stage, Stage::Member { .. }) {
+            let Stage::Member { index, .. } = connection.stage else { continue };
+            let group = self.page.members[index].group();
+            let uses = |device| self.page.uses(group, device);
+            if self.page.devices.get(number).is_some_and(uses) {
                 // One that is gone is found at its end of file.
                 let _ = send(&connection.socket, &packet, &file);
             }
@@ -212,6 +243,7 @@ impl Members {
         if ready.first() == Some(&true) {
             self.accept();
         }
+        self.look_after_groups();
         news
     }
 
@@ -238,7 +270,7 @@ impl Members {
     fn slots(&self) -> impl Iterator<Item = usize> {
         self.connections.iter().filter_map(|connection| match connection.stage {
             Stage::Member { index, .. } => Some(index),
-            Stage::Stranger => None,
+            Stage::Stranger | Stage::Nested { .. } => None,
         })
     }
 
@@ -290,6 +322,9 @@ impl Members {
                 news.extend(self.tell_unmanaged(&bytes[1..]));
                 return false;
             }
+            (Stage::Stranger | Stage::Nested { .. }, Some(&wire::NESTED)) => {
+                return self.hear_nested(index, &bytes[1..], fd);
+            }
             (Stage::Member { said_bye, .. }, Some(&wire::BYE)) => *said_bye = true,
             (Stage::Member { .. }, Some(&wire::MESSAGE)) => {
                 news.push(News::Line(text(&bytes[1..])));
@@ -330,16 +365,19 @@ impl Members {
         };
         let connection = &mut self.connections[connection];
         let member = &self.page.members[index];
+        let group = self.groups.index_of(hello.group);
         member.reset();
+        member.set_group(group);
         member.pid.store(connection.pid.as_raw_nonzero().get() as u32, Ordering::Relaxed);
         // Others see the slot only with the counters of its new owner.
         member.state.store(MemberState::Live as u32, Ordering::Release);
         self.page.members_used.fetch_max(index as u32 + 1, Ordering::AcqRel);
         let program = text(hello.name.split(|&byte| byte == 0).next().unwrap_or_default());
         self.joined += 1;
+        self.groups.note_joined(group);
         let id = MemberId(self.joined);
         connection.stage = Stage::Member { id, index, program, said_bye: false, _uffd: uffd };
-        let (devices, files) = self.devices.for_member();
+        let (devices, files) = self.devices.for_member(|device| self.page.uses(group, device));
         let descriptors: Vec<_> = std::iter::once(self.memfd.as_fd()).chain(files).collect();
         let welcome = Welcome { index: index as u32, devices }.to_bytes();
         // A peer that is gone already is found at its end of file.
@@ -349,7 +387,14 @@ impl Members {
 
     /// Takes leave of a connection at its end, and ends the program if its pager died.
     fn end(&mut self, connection: &Connection) -> Option<News> {
-        let Stage::Member { index, program, said_bye, .. } = &connection.stage else { return None };
+        let (index, program, said_bye) = match &connection.stage {
+            Stage::Member { index, program, said_bye, .. } => (index, program, said_bye),
+            Stage::Nested { token, .. } => {
+                self.groups.let_go(*token);
+                return None;
+            }
+            Stage::Stranger => return None,
+        };
         let orphaned =
             !said_bye && !is_dead(&connection.pidfd, DYING) && has_memory(connection.pid);
         if orphaned {
@@ -357,7 +402,7 @@ impl Members {
             let _ = pidfd_send_signal(&connection.pidfd, Signal::KILL);
         }
         let member = &self.page.members[*index];
-        self.ended.harvest(member);
+        self.groups.harvest(member);
         self.devices.release(*index);
         member.state.store(MemberState::Ended as u32, Ordering::Release);
         orphaned.then(|| {
@@ -382,7 +427,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().to_owned()
 }
 
-fn timespec(duration: Duration) -> Timespec {
+pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos().into() }
 }
 

@@ -3,7 +3,9 @@
 //! One thread waits for everything: signals, members, the clock. Everything that can be refused is
 //! refused before the program starts.
 
+mod groups;
 mod members;
+mod nested;
 mod program;
 mod run_memory;
 mod signals;
@@ -13,10 +15,10 @@ mod swap_file;
 mod totals;
 
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vswap_core::group::shared::{GroupIndex, SharedLimits};
 use vswap_pager::config::Config;
 use vswap_pager::run_page::RunPage;
 
@@ -25,7 +27,7 @@ pub use self::program::Outcome;
 pub use self::totals::Totals;
 
 use self::members::News;
-use self::program::{Change, Program};
+use self::program::{Program, Supervisor};
 use self::signals::Signals;
 use self::swap::Devices;
 use crate::args::{Ram, RunArgs};
@@ -35,7 +37,7 @@ use crate::inherited::Inherited;
 use crate::pressure::PressureFile;
 use crate::refusal::{ENDED, Refusal, say};
 use crate::size::Size;
-use crate::stats::{Account, Report, StatsFile};
+use crate::stats::{Account, Report, StatsFile, SwapSpace};
 use crate::uffd::Probe;
 use crate::{elf, preload};
 
@@ -47,14 +49,16 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// Runs the program of the command line to its end.
 pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode> {
+    if let Some(done) = nested::run(args, &mut inherited) {
+        return done;
+    }
     let path = elf::find(&args.command[0])?;
     elf::check(&path)?;
     Probe::new().check(args.engine.into())?;
     let (ram, limit) = budget(args)?;
     let (memfd, page) = run_memory::create()?;
-    page.ram.store(ram, Ordering::Relaxed);
-    page.devices.set_swap_max(args.swap_max.map(|size| size.0));
-    page.zswap_max.store(args.zswap_max.map_or(0, |size| size.0), Ordering::Relaxed);
+    let limits = SharedLimits { memory_max: Some(ram), ..args.limits() };
+    page.groups.set_limits(GroupIndex::ROOT, limits);
     let devices = Devices::open(&args.swap_places()?, args.protection(), &page.devices)?;
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let pressure = args.pressure.as_deref().map(PressureFile::create).transpose()?;
@@ -64,13 +68,14 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
         explain(ram, limit.as_ref(), &devices);
     }
 
-    let members = Members::listen(page, memfd, devices)?;
+    let members = Members::listen(page, memfd, devices, args.group_name())?;
     let config = Config {
         ram,
         engine: args.engine.into(),
         codec: args.codec,
         cold_codec: args.cold_codec,
         chaos: args.chaos,
+        group: 0,
         socket: members.socket_name(),
     };
 
@@ -85,8 +90,9 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
         program: program.pid.as_raw_nonzero().get() as u32,
         config,
     };
+    let supervisor = Supervisor { program, signals };
     let mut run =
-        Run { about, program, members, signals, control, pressure, page, ended_by_vswap: false };
+        Run { about, supervisor, members, control, pressure, page, ended_by_vswap: false };
     let outcome = run.watch();
     let wall = started.elapsed();
     // Clients see a run until its program ends; what comes now is its account.
@@ -95,7 +101,8 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
     run.tell(news);
 
     let totals = run.members.totals();
-    let account = Account::of(&run.about, page, &totals, run.members.joined()).at_end(wall);
+    let swap = SwapSpace::of(page, GroupIndex::ROOT);
+    let account = Account::of(&run.about, swap, &totals, run.members.joined()).at_end(wall);
     let exit_code = exit_code(outcome, run.ended_by_vswap);
     let report = Report { exit_code, outcome, account };
     if let Some(stats) = stats {
@@ -162,9 +169,8 @@ fn exit_code(outcome: Outcome, ended_by_vswap: bool) -> u8 {
 /// A program with its coordinator, while it runs.
 struct Run {
     about: About,
-    program: Program,
+    supervisor: Supervisor,
     members: Members,
-    signals: Signals,
     control: Option<Control>,
     pressure: Option<PressureFile>,
     page: &'static RunPage,
@@ -176,7 +182,7 @@ impl Run {
     fn watch(&mut self) -> Outcome {
         loop {
             let (signals, members) = self.wait();
-            if signals && let Some(outcome) = self.take_signals() {
+            if signals && let Some(outcome) = self.supervisor.take_signals() {
                 return outcome;
             }
             let news = self.members.serve(&members);
@@ -185,11 +191,12 @@ impl Run {
                 let (about, page, members) = (&self.about, self.page, &mut self.members);
                 control.serve(&mut Subject { about, page, members });
             }
+            if self.members.live() > 1 {
+                // Only for the peaks, which nobody else would see.
+                self.members.sample();
+            }
             if let Some(pressure) = &mut self.pressure {
                 pressure.update(self.page, &self.members.totals());
-            } else if self.members.live() > 1 {
-                // Only for the peaks, which nobody else would see.
-                self.members.totals();
             }
         }
     }
@@ -203,7 +210,7 @@ impl Run {
             tv_sec: patience.as_secs() as i64,
             tv_nsec: patience.subsec_nanos().into(),
         });
-        let mut fds = vec![PollFd::new(&self.signals.fd, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.supervisor.signals.fd, PollFlags::IN)];
         fds.extend(
             self.members.descriptors().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
         );
@@ -215,38 +222,12 @@ impl Run {
         (ready.next() == Some(true), ready.collect())
     }
 
-    /// Acts on signals that have arrived; the outcome if the program has ended.
-    fn take_signals(&mut self) -> Option<Outcome> {
-        while let Some(info) = self.signals.next() {
-            let mut was_stopped = false;
-            while let Some(change) = self.program.change() {
-                match change {
-                    Change::Ended(outcome) => return Some(outcome),
-                    Change::Stopped(signal) => {
-                        signals::stop_like(signal);
-                        was_stopped = true;
-                    }
-                    Change::Continued => {}
-                }
-            }
-            match info.ssi_signo as libc::c_int {
-                libc::SIGCHLD => {}
-                // The shell continued the program together with us.
-                libc::SIGCONT if !self.program.stopped => {}
-                // It has stopped the program, and by now that goes on: it must not stop it again.
-                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if was_stopped => {}
-                _ => signals::forward(&info, self.program.pid),
-            }
-        }
-        None
-    }
-
     fn tell(&mut self, news: Vec<News>) {
         for item in news {
             match item {
                 News::Line(line) => say(line),
                 News::Ended(pid, line) => {
-                    self.ended_by_vswap |= pid == self.program.pid;
+                    self.ended_by_vswap |= pid == self.supervisor.program.pid;
                     say(line);
                 }
             }

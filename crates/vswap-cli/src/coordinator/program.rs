@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, getppid, waitid};
 use vswap_pager::config::{Config, ENV_NAME};
 
+use super::signals::{self, Signals};
 use crate::inherited::Inherited;
 use crate::preload;
 use crate::refusal::{Refusal, reason};
@@ -25,7 +26,7 @@ pub enum Outcome {
 
 /// What happened to the program since it was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+enum Change {
     /// A signal stopped it.
     Stopped(libc::c_int),
     /// It goes on.
@@ -39,7 +40,7 @@ pub struct Program {
     /// Its ID, valid until it was seen to end.
     pub pid: Pid,
     /// Whether it was stopped when last asked.
-    pub stopped: bool,
+    stopped: bool,
 }
 
 impl Program {
@@ -68,7 +69,7 @@ impl Program {
     }
 
     /// What happened to it, if anything did.
-    pub fn change(&mut self) -> Option<Change> {
+    fn change(&mut self) -> Option<Change> {
         let options = WaitIdOptions::EXITED
             | WaitIdOptions::STOPPED
             | WaitIdOptions::CONTINUED
@@ -85,6 +86,40 @@ impl Program {
         };
         self.stopped = matches!(change, Change::Stopped(_));
         Some(change)
+    }
+}
+
+/// The program, and the signals that are meant for it.
+pub struct Supervisor {
+    pub program: Program,
+    pub signals: Signals,
+}
+
+impl Supervisor {
+    /// Acts on signals that have arrived; the outcome if the program has ended.
+    pub fn take_signals(&mut self) -> Option<Outcome> {
+        while let Some(info) = self.signals.next() {
+            let mut was_stopped = false;
+            while let Some(change) = self.program.change() {
+                match change {
+                    Change::Ended(outcome) => return Some(outcome),
+                    Change::Stopped(signal) => {
+                        signals::stop_like(signal);
+                        was_stopped = true;
+                    }
+                    Change::Continued => {}
+                }
+            }
+            match info.ssi_signo as libc::c_int {
+                libc::SIGCHLD => {}
+                // The shell continued the program together with us.
+                libc::SIGCONT if !self.program.stopped => {}
+                // It has stopped the program, and by now that goes on: it must not stop it again.
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if was_stopped => {}
+                _ => signals::forward(&info, self.program.pid),
+            }
+        }
+        None
     }
 }
 

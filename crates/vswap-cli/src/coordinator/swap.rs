@@ -7,13 +7,17 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
 use vswap_core::Page;
 use vswap_core::device::header::{self, SwapArea};
 use vswap_core::device::object::{KEY, Protection};
 use vswap_core::device::set::DEVICES_MAX;
 use vswap_core::device::space::Geometry;
+use vswap_core::group::shared::GroupIndex;
 use vswap_pager::io;
-use vswap_pager::run_devices::{DEVICE_BYTES_MAX, Description, DeviceState, DiscardBy, RunDevices};
+use vswap_pager::run_devices::{
+    DEVICE_BYTES_MAX, Description, DeviceState, DiscardBy, RunDevice, RunDevices,
+};
 
 use super::swap_area::{self, Area, AreaKind};
 use super::swap_file;
@@ -25,8 +29,11 @@ use crate::size::Size;
 /// swapon(8).
 const FIRST_DEFAULT_PRIORITY: i16 = -2;
 
+/// Characters of the path of a nested run's device that are shown: a packet has to hold them.
+const PATH_SHOWN: usize = 80;
+
 /// What a device is, as /proc/swaps has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A file without a name, made for the run.
     Temporary,
@@ -43,6 +50,35 @@ impl Kind {
             Self::Temporary | Self::File => "file",
             Self::Partition => "partition",
         }
+    }
+}
+
+/// What a nested run says of a device that it has opened for itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HandedOver {
+    path: String,
+    kind: Kind,
+    in_ram: bool,
+    priority: i16,
+    block_shift: u32,
+    blocks: u32,
+    has_header: bool,
+    discard: u32,
+    direct: bool,
+}
+
+impl HandedOver {
+    /// The device; `None` if its sizes make no sense.
+    fn device(self, file: OwnedFd) -> Option<Device> {
+        let description = Description {
+            priority: self.priority,
+            geometry: Geometry::new(self.block_shift, self.blocks)?,
+            has_header: self.has_header,
+            discard: DiscardBy::from_word(self.discard),
+            direct: self.direct,
+        };
+        let (path, kind, in_ram) = (PathBuf::from(self.path), self.kind, self.in_ram);
+        Some(Device { number: 0, path, kind, in_ram, description, file })
     }
 }
 
@@ -66,6 +102,40 @@ impl Device {
     fn open(place: &SwapPlace, priority: i16) -> Result<Self, Refusal> {
         let existing = fs::metadata(&place.path).is_ok_and(|found| !found.is_dir());
         if existing { Self::open_area(place, priority) } else { Self::create(place, priority) }
+    }
+
+    /// Opens all that options name, for a nested run.
+    pub fn open_all(places: &[SwapPlace]) -> Result<Vec<Self>, Refusal> {
+        if places.len() > DEVICES_MAX {
+            return Err(too_many(places.len()));
+        }
+        let mut devices: Vec<Self> = Vec::new();
+        for place in places {
+            let priority = place.priority.unwrap_or_else(|| next_priority(&devices));
+            devices.push(Self::open(place, priority)?);
+        }
+        Ok(devices)
+    }
+
+    /// What it is, for the coordinator of the run around this one.
+    pub fn hand_over(&self) -> HandedOver {
+        let Description { priority, geometry, has_header, discard, direct } = self.description;
+        HandedOver {
+            path: self.path.display().to_string().chars().take(PATH_SHOWN).collect(),
+            kind: self.kind,
+            in_ram: self.in_ram,
+            priority,
+            block_shift: geometry.block_shift(),
+            blocks: geometry.blocks(),
+            has_header,
+            discard: discard as u32,
+            direct,
+        }
+    }
+
+    /// The open file.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     fn open_area(place: &SwapPlace, priority: i16) -> Result<Self, Refusal> {
@@ -157,8 +227,7 @@ impl Devices {
         run: &'static RunDevices,
     ) -> anyhow::Result<Self> {
         if places.len() > DEVICES_MAX {
-            let what = format!("--swap: {} of them; a run has {DEVICES_MAX} at most", places.len());
-            return Err(Refusal::usage(what, "leave some out").into());
+            return Err(too_many(places.len()).into());
         }
         run.protect(random_key()?, protection);
         let mut all = Self { devices: Vec::new(), run };
@@ -170,20 +239,40 @@ impl Devices {
 
     /// Opens one more.
     pub fn add(&mut self, place: &SwapPlace) -> Result<&Device, Refusal> {
-        let priority = place.priority.unwrap_or_else(|| self.next_priority());
-        let mut device = Device::open(place, priority)?;
+        let of_run = self.devices_of(GroupIndex::ROOT);
+        let priority = place.priority.unwrap_or_else(|| next_priority(of_run));
+        self.insert(Device::open(place, priority)?, GroupIndex::ROOT)
+    }
+
+    /// Takes a device that a nested run has opened, for its group.
+    pub fn adopt(
+        &mut self,
+        device: HandedOver,
+        file: OwnedFd,
+        group: GroupIndex,
+    ) -> Result<&Device, Refusal> {
+        let refuse = || Refusal::usage("--swap: its size makes no sense", "name another place");
+        self.insert(device.device(file).ok_or_else(refuse)?, group)
+    }
+
+    fn insert(&mut self, mut device: Device, group: GroupIndex) -> Result<&Device, Refusal> {
         device.number = self.run.free_number().ok_or_else(|| {
             let what = format!("--swap: the run has {DEVICES_MAX} swap devices already");
             Refusal::usage(what, "take one away first")
         })?;
-        self.run.get(device.number).expect("a free number").set(device.description);
+        self.run.get(device.number).expect("a free number").set(device.description, group);
         self.devices.push(device);
         Ok(self.devices.last().expect("it was just added"))
     }
 
-    fn next_priority(&self) -> i16 {
-        let lowest = self.devices.iter().map(Device::priority).filter(|&priority| priority < 0);
-        lowest.min().map_or(FIRST_DEFAULT_PRIORITY, |lowest| lowest.saturating_sub(1))
+    /// The group that brought a device.
+    pub fn group_of(&self, device: &Device) -> GroupIndex {
+        self.run.get(device.number).map_or(GroupIndex::ROOT, RunDevice::group)
+    }
+
+    /// Those that a group has brought.
+    pub fn devices_of(&self, group: GroupIndex) -> impl Iterator<Item = &Device> {
+        self.devices.iter().filter(move |device| self.group_of(device) == group)
     }
 
     /// Those that there are.
@@ -213,9 +302,10 @@ impl Devices {
         }
     }
 
-    /// Their numbers as bits, and their descriptors in this order, for a member.
-    pub fn for_member(&self) -> (u8, Vec<BorrowedFd<'_>>) {
-        let mut devices: Vec<&Device> = self.devices.iter().collect();
+    /// The numbers as bits, and the descriptors in this order, of those that a member uses.
+    pub fn for_member(&self, uses: impl Fn(&RunDevice) -> bool) -> (u8, Vec<BorrowedFd<'_>>) {
+        let is_used = |device: &&Device| self.run.get(device.number).is_some_and(&uses);
+        let mut devices: Vec<&Device> = self.devices.iter().filter(is_used).collect();
         devices.sort_unstable_by_key(|device| device.number);
         let bits = devices.iter().fold(0, |bits, device| bits | 1 << device.number);
         (bits, devices.iter().map(|device| device.file.as_fd()).collect())
@@ -231,6 +321,18 @@ impl Devices {
     pub fn release(&self, member: usize) {
         self.run.all().for_each(|(_, device)| device.release(member));
     }
+}
+
+fn too_many(devices: usize) -> Refusal {
+    let what = format!("--swap: {devices} of them; a run has {DEVICES_MAX} at most");
+    Refusal::usage(what, "leave some out")
+}
+
+/// The priority of a device without one, behind these.
+fn next_priority<'a>(devices: impl IntoIterator<Item = &'a Device>) -> i16 {
+    let priorities = devices.into_iter().map(Device::priority);
+    let lowest = priorities.filter(|&priority| priority < 0).min();
+    lowest.map_or(FIRST_DEFAULT_PRIORITY, |lowest| lowest.saturating_sub(1))
 }
 
 fn random_key() -> anyhow::Result<[u8; KEY]> {

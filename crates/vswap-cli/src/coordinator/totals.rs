@@ -6,10 +6,11 @@
 
 use std::sync::atomic::Ordering;
 
+use serde::{Deserialize, Serialize};
 use vswap_pager::run_page::{Counter, Gauge, Member};
 
 /// Sums over all members of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Totals {
     counters: Vec<u64>,
     gauges: Vec<u64>,

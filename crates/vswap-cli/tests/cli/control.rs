@@ -177,6 +177,7 @@ fn what_a_killed_run_leaves_is_no_run() {
     assert_eq!(place.files().len(), 2);
 }
 
+/// They have no socket of their own: the run around them answers for them.
 #[test]
 fn runs_in_runs_are_runs() {
     let (place, outer, inner) = (Place::new(), name("outer"), name("inner"));
@@ -187,9 +188,18 @@ fn runs_in_runs_are_runs() {
     let inner_run = child_of(pid);
     let program = child_of(inner_run);
     let run = Run { child: Some(child), pid, program };
-    eventually("both names", || (place.files().len() == 4).then_some(()));
+    let listed = || finish(&mut place.vswap(&["status"])).stdout;
+    eventually("both names", || listed().contains(&format!("  {inner} ")).then_some(()));
+    assert_eq!(place.files().len(), 2);
     assert_eq!(place.json(&outer)["program_pid"], inner_run);
-    assert_eq!(place.json(&inner)["program_pid"], program);
+    let status = eventually("its program", || {
+        let status = finish(&mut place.vswap(&["status", &inner, "--json"]));
+        serde_json::from_str::<Value>(&status.stdout).ok()
+    });
+    assert_eq!((&status["program_pid"], &status["name"]), (&program.into(), &inner.clone().into()));
+    assert_eq!((&status["pid"], &status["command"]), (&inner_run.into(), &"sleep 60".into()));
+    let refused = finish(&mut place.vswap(&["swapoff", &inner, "--all"]));
+    assert_line(&refused, 2, &[&inner, "is inside another", &outer]);
     assert_eq!(run.end().end(), -libc::SIGTERM);
     assert_eq!(place.files(), Vec::<String>::new());
 }

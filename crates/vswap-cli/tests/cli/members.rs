@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::net::{
@@ -19,6 +18,7 @@ use rustix::net::{
 };
 use serde_json::Value;
 use vswap_core::device::space::Extent;
+use vswap_core::group::shared::GroupIndex;
 use vswap_pager::config::{Config, ENV_NAME};
 use vswap_pager::run_page::{Counter, Gauge, MEMBERS_MAX, RUN_PAGE_SIZE, RunPage};
 use vswap_pager::wire::{BYE, Hello, MESSAGE, OUT_OF_MEMORY, Welcome};
@@ -72,7 +72,7 @@ fn play() {
             slot.set_gauge(Gauge::Resident, 3 << 20);
             slot.set_gauge(Gauge::Resident, 1 << 20);
             slot.set_gauge(Gauge::UnpageableShared, 1 << 20);
-            assert_eq!((page.ram.load(Ordering::Relaxed), member.descriptors.len()), (64 << 20, 2));
+            assert_eq!((page.ram(GroupIndex::ROOT), member.descriptors.len()), (64 << 20, 2));
             let device = page.devices.get(0).expect("a number");
             assert_eq!(device.lease(member.index), Some(Extent(0)));
             die();
@@ -155,7 +155,7 @@ impl Member {
         connect(&socket, &address).unwrap();
         let mut name = [0; 16];
         name[..6].copy_from_slice(b"player");
-        let hello = Hello { pid: std::process::id(), name }.to_bytes();
+        let hello = Hello { pid: std::process::id(), group: config.group, name }.to_bytes();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let passed: Vec<_> = uffd.iter().map(AsFd::as_fd).collect();

@@ -182,11 +182,22 @@ fn reclaim_says_when_there_is_no_more() {
     wake(running);
 }
 
-/// What does not compress goes to the pool as it is, until that is half of the budget, and to the
-/// swap file.
+/// What does not compress goes to the swap file, and when that is full to the pool as it is, which may be more
+/// than the half of the budget that it has with a device that takes something.
+#[test]
+fn reclaim_fills_the_pool_when_the_swap_file_is_full() {
+    let (running, _) = resting(&["44", "random"], &Vswap::ram("64M").swap("4M"));
+    let output = reclaim(running.pid(), "42M");
+    assert!(output.status.success(), "{output:?}");
+    let pool = status(running.pid())["now"]["pool_bytes"].as_u64().expect("a number");
+    assert!(pool > 36 * MIB, "{pool}");
+    wake(running);
+}
+
 #[test]
 fn reclaim_says_when_there_is_no_room() {
-    let (running, _) = resting(&["44", "random"], &Vswap::ram("64M").swap("4M"));
+    let vswap = Vswap::ram("64M").swap("4M").option(["--zswap-max", "28M"]);
+    let (running, _) = resting(&["44", "random"], &vswap);
     let output = reclaim(running.pid(), "44M");
     let line = text(&output.stderr);
     assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{output:?}");

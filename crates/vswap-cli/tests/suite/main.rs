@@ -15,6 +15,7 @@
 //! - [`cgroup`]: hard memory limits, and data that does not fit;
 //! - [`inline`]: the inline engine;
 //! - [`statistics`]: what `--stats` says;
+//! - [`groups`]: runs inside runs, and limits;
 //! - [`control`]: what `vswap status` says, and `vswap reclaim` does;
 //! - [`overhead`]: a program far below its budget does not pay.
 //!
@@ -31,6 +32,7 @@ mod compat;
 mod control;
 mod devices;
 mod differential;
+mod groups;
 mod inline;
 mod manners;
 mod memory;

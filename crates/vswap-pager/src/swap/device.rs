@@ -301,6 +301,11 @@ impl SwapDevice {
         Refusal::from_word(self.refused.load(Ordering::Relaxed))
     }
 
+    /// The device is to be tried again.
+    pub fn forget_refusal(&self) {
+        self.refused.store(NOT_REFUSED, Ordering::Relaxed);
+    }
+
     /// Read before it is written: several reclaim at once, and it hardly ever changes.
     fn set_refusal(&self, refusal: Option<Refusal>) {
         let word = refusal.map_or(NOT_REFUSED, Refusal::to_word);

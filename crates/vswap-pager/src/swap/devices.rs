@@ -15,7 +15,8 @@ use crate::engine::{Engine, Side, engine};
 use crate::io::DeviceIo as _;
 use crate::io::{Buffer, DirectBuffers, Direction, Late, Request};
 use crate::lock::{self, Closed, SpinLock};
-use crate::run_devices::{Description, RunDevices};
+use crate::run_devices::Description;
+use crate::run_page::{Member, RunPage};
 use crate::swap::device::{Refusal, SwapDevice};
 use crate::swap::fetched::FETCHED;
 use crate::swap::leases::Forking;
@@ -128,10 +129,26 @@ impl SwapDevices {
         self.keeps_slots.load(Ordering::Relaxed)
     }
 
-    /// Looks how full the devices are.
-    pub fn look_at_use(&self, run: &RunDevices) {
-        let keeps = run.leased() * 2 <= run.limit() && run.limit() > 0;
+    /// Looks how full the devices are, and whether one that was full has got room by what others have given
+    /// back.
+    pub fn look_at_use(&'static self, engine: &Engine, run: &RunPage, member: &Member) {
+        let keeps = self.any() && !run.swap_is_half_full(member);
         self.keeps_slots.store(keeps, Ordering::Relaxed);
+        if self.refusal() == Some(Refusal::Full) && run.may_lease(member) {
+            for (number, device) in self.all() {
+                let has_room = run.devices.get(number).is_some_and(|it| it.leased() < it.limit());
+                if let (true, Some(id)) = (has_room, DeviceId::new(number as u8)) {
+                    self.set.unbar(&Arena, id, Bar::Full);
+                    device.forget_refusal();
+                }
+            }
+            self.next(engine, 0);
+        }
+    }
+
+    /// Whether there is one that takes objects now, as far as is known.
+    pub fn take_objects(&'static self) -> bool {
+        self.any() && self.refusal().is_none()
     }
 
     /// Closes a device for objects, or opens it again.

@@ -56,7 +56,8 @@ pub fn follow(engine: &Engine) {
         else {
             continue;
         };
-        let state = if device.is_attached() && device.serial() != wanted.serial() {
+        let is_another = device.is_attached() && device.serial() != wanted.serial();
+        let state = if is_another || !run.uses(member.group(), wanted) {
             DeviceState::None
         } else {
             wanted.state()
@@ -73,7 +74,7 @@ pub fn follow(engine: &Engine) {
         }
     }
     publish(member);
-    SWAP_DEVICES.look_at_use(&run.devices);
+    SWAP_DEVICES.look_at_use(engine, run, member);
     if busy {
         engine.mailbox.ring();
     }

@@ -61,7 +61,7 @@ impl Leases {
 impl ExtentSource for &Leases {
     fn lease(&self) -> Option<Extent> {
         let (run, member) = (engine().run_page()?, engine().member()?);
-        run.devices.lease(self.number, run.number_of(member)?)
+        run.lease(self.number, member)
     }
 
     /// While a child is being made it may be one of them, though it has not said so.

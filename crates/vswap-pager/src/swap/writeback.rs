@@ -47,13 +47,19 @@ pub fn write_back(engine: &Engine, context: &mut Context) -> bool {
 pub fn make_room(engine: &Engine, context: &mut Context) {
     for _ in 0..CLUSTERS {
         if !is_above(engine, BEGIN) || !write_oldest(engine, context) {
-            return;
+            break;
         }
     }
+    // With what the other members of its groups have given up, and before the pages take it.
+    engine.limit_pool();
 }
 
 fn is_above(engine: &Engine, part: usize) -> bool {
-    SWAP_DEVICES.any() && engine.space.usage().pool_memory >= engine.pool_limit() / 32 * part
+    if !SWAP_DEVICES.any() {
+        return false;
+    }
+    let pool = engine.space.usage().pool_memory;
+    pool > 0 && pool >= engine.pool_limit() / 32 * part
 }
 
 /// Writes back the cluster that was filled next; `false` if there is none, or nothing takes it.

@@ -22,7 +22,7 @@ pub fn run(args: &ReclaimArgs) -> anyhow::Result<ExitCode> {
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)).context("cannot catch ^C")?;
     let started = Instant::now();
-    let reclaimed = converse(&run, args.size, &interrupted).map_err(|silence| silence.of(&run))?;
+    let reclaimed = converse(&run, args, &interrupted).map_err(|silence| silence.of(&run))?;
     let bytes = Size::text(reclaimed.bytes);
     let label = run.label();
     if reclaimed.end == End::Interrupted {
@@ -41,8 +41,13 @@ pub fn run(args: &ReclaimArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn converse(run: &Entry, size: Size, interrupted: &AtomicBool) -> Result<Reclaimed, Silence> {
-    let request = Request::Reclaim { bytes: size.0 };
+fn converse(
+    run: &Entry,
+    args: &ReclaimArgs,
+    interrupted: &AtomicBool,
+) -> Result<Reclaimed, Silence> {
+    let group = args.group.clone().or_else(|| run.group.clone());
+    let request = Request::Reclaim { bytes: args.size.0, group };
     let mut conversation = Conversation::begin(run, &request)?;
     let bar = Bar::new();
     let take_back = |conversation: &Conversation| {

@@ -82,6 +82,27 @@ fn print_list(out: &mut dyn Write, runs: &[Value]) -> io::Result<()> {
             status.items("members").len(),
             status.text("command").chars().take(60).collect::<String>(),
         )?;
+        print_nested(out, &status)?;
+    }
+    Ok(())
+}
+
+/// The runs in a run, below it.
+fn print_nested(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
+    for group in status.items("groups").iter().skip(1) {
+        let indent = "  ".repeat(group["depth"].as_u64().unwrap_or(0) as usize);
+        let group = Status(group);
+        let max = group.0["memory.max"].as_u64().map_or("max".to_owned(), Size::text);
+        writeln!(
+            out,
+            "{:<16} {:>8} {max:>8} {:>8} {:>8} {:>8}  {}",
+            indent + &group.text("name"),
+            group.number("/pid"),
+            group.amount("/memory.current"),
+            group.amount("/swapped_bytes"),
+            group.number("/pagers"),
+            group.text("command"),
+        )?;
     }
     Ok(())
 }
@@ -90,6 +111,7 @@ fn print_run(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
     print_swaps(out, status)?;
     writeln!(out)?;
     print_space(out, status)?;
+    print_groups(out, status)?;
     print_members(out, status)?;
     writeln!(out)?;
     let counters = status.0["counters"].as_object();
@@ -167,6 +189,37 @@ fn print_compaction(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> 
         status.number("/counters/swap_compacted"),
         status.amount("/counters/swap_compacted_bytes"),
     )
+}
+
+fn print_groups(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
+    writeln!(
+        out,
+        "\n{:<20} {:>8} {:>15} {:>15} {:>15} {:>9} {:>6}",
+        "GROUP", "PID", "MEMORY/MAX", "SWAP/MAX", "ZSWAP/MAX", "WRITEBACK", "FAILED"
+    )?;
+    for group in status.items("groups") {
+        let indent = "  ".repeat(group["depth"].as_u64().unwrap_or(0) as usize);
+        let group = Status(group);
+        let of = |current: &str, max: &str| {
+            let max = match group.0[max].as_u64() {
+                Some(bytes) => Size::text(bytes),
+                None => "max".to_owned(),
+            };
+            format!("{}/{max}", group.amount(&format!("/{current}")))
+        };
+        writeln!(
+            out,
+            "{:<20} {:>8} {:>15} {:>15} {:>15} {:>9} {:>6}",
+            indent + &group.text("name"),
+            group.number("/pid"),
+            of("memory.current", "memory.max"),
+            of("swap.current", "swap.max"),
+            of("zswap.current", "zswap.max"),
+            group.number("/zswap.writeback"),
+            group.number("/swap.events/fail"),
+        )?;
+    }
+    Ok(())
 }
 
 fn print_members(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {

@@ -11,7 +11,7 @@ use signal_hook::consts::SIGINT;
 
 use super::progress::Bar;
 use crate::args::{SwapOffArgs, SwapOnArgs, SwapPlace};
-use crate::control::client::{Conversation, PATIENCE, Silence, find, misunderstood};
+use crate::control::client::{Conversation, PATIENCE, Silence, find_outermost, misunderstood};
 use crate::control::place::Entry;
 use crate::control::protocol::{Reply, Request};
 use crate::refusal::{Refusal, reason, say};
@@ -19,7 +19,7 @@ use crate::size::Size;
 
 /// Gives a run a device.
 pub fn on(args: &SwapOnArgs) -> anyhow::Result<ExitCode> {
-    let run = find(&args.run)?;
+    let run = find_outermost(&args.run)?;
     let place = SwapPlace::parse(&args.device)?;
     let request = Request::SwapOn {
         path: absolute(&place.path)?,
@@ -39,7 +39,7 @@ pub fn on(args: &SwapOnArgs) -> anyhow::Result<ExitCode> {
 
 /// Takes one from it, or all.
 pub fn off(args: &SwapOffArgs) -> anyhow::Result<ExitCode> {
-    let run = find(&args.run)?;
+    let run = find_outermost(&args.run)?;
     let path = args.device.as_deref().map(absolute).transpose()?;
     let shown = path.clone().unwrap_or_else(|| "its swap devices".to_owned());
     let interrupted = Arc::new(AtomicBool::new(false));

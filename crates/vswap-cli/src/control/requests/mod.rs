@@ -1,5 +1,6 @@
 //! What a run does for its clients: a module for each request.
 
+mod groups;
 mod reclaim;
 mod status;
 mod swapin;
@@ -64,14 +65,12 @@ pub enum Step {
 /// Carries a request out, or begins to. `busy` says that an operation is under way.
 pub fn begin(request: &Request, subject: &mut Subject<'_>, busy: bool) -> Began {
     match request {
-        Request::Status => Began::Done(status::answer(subject)),
+        Request::Status { group } => Began::Done(status::answer(group.as_deref(), subject)),
         _ if busy => {
             let what = "this run is busy with another client's request";
             Began::Done(Reply::refused(what, "try again when that is done"))
         }
-        Request::Reclaim { bytes } => {
-            Began::Operation(Operation::Reclaim(Reclaim::begin(*bytes, subject)))
-        }
+        Request::Reclaim { bytes, group } => Reclaim::begin(*bytes, group.as_deref(), subject),
         Request::SwapIn { process } => SwapIn::begin(*process, subject),
         Request::SwapOut { process } => Began::Done(swapin::release(*process, subject)),
         Request::SwapOn { path, size, priority } => {

@@ -6,9 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use vswap_core::group::shared::GroupIndex;
 use vswap_pager::run_page::{Counter, Gauge, Member, ReclaimEnd};
 
-use super::{Step, Subject};
+use super::{Began, Operation, Step, Subject};
 use crate::control::protocol::{End, Reclaimed, Reply};
 use crate::coordinator::MemberId;
 
@@ -22,6 +23,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A request under way.
 pub struct Reclaim {
     asked: u64,
+    /// Groups that are asked, with all below them.
+    groups: Vec<GroupIndex>,
     parts: Vec<Part>,
     /// When last something was evicted, and how much was by then.
     moved: (Instant, u64),
@@ -40,11 +43,22 @@ struct Part {
 }
 
 impl Reclaim {
-    /// Asks the members.
-    pub fn begin(asked: u64, subject: &mut Subject<'_>) -> Self {
-        let mut reclaim = Self { asked, parts: Vec::new(), moved: (Instant::now(), 0), end: None };
+    /// Asks the members, of the groups of a name if one is given.
+    pub fn begin(asked: u64, group: Option<&str>, subject: &mut Subject<'_>) -> Began {
+        let all = subject.members.groups();
+        let groups: Vec<GroupIndex> = match group {
+            Some(name) => all.called(name).map(|group| group.index).collect(),
+            None => vec![GroupIndex::ROOT],
+        };
+        if let (true, Some(group)) = (groups.is_empty(), group) {
+            let names: Vec<&str> = all.iter().map(|group| group.name.as_str()).collect();
+            let what = format!("this run has no group '{group}'");
+            return Began::Done(Reply::refused(what, format!("it has {}", names.join(", "))));
+        }
+        let (parts, moved) = (Vec::new(), (Instant::now(), 0));
+        let mut reclaim = Self { asked, groups, parts, moved, end: None };
         reclaim.distribute(subject);
-        reclaim
+        Began::Operation(Operation::Reclaim(reclaim))
     }
 
     /// Looks what the members have done.
@@ -82,7 +96,12 @@ impl Reclaim {
 
     /// Asks those that have not given up for what is missing; `false` if there are none.
     fn distribute(&mut self, subject: &mut Subject<'_>) -> bool {
+        let tree = &subject.page.groups;
         for view in subject.members.views() {
+            let is_meant = |&group: &GroupIndex| tree.is_within(view.slot.group(), group);
+            if !self.groups.iter().any(is_meant) {
+                continue;
+            }
             if !self.parts.iter().any(|part| part.member == view.id) {
                 self.parts.push(Part::new(view.id, view.slot));
             }

@@ -4,13 +4,16 @@
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
+use vswap_core::group::shared::GroupIndex;
 use vswap_pager::run_devices::RunDevice;
 use vswap_pager::run_page::Gauge;
 
-use super::Subject;
+use super::groups::GroupLine;
+use super::{Subject, groups};
+use crate::control::About;
 use crate::control::protocol::Reply;
 use crate::coordinator::MemberView;
-use crate::stats::Account;
+use crate::stats::{Account, SwapSpace};
 
 /// Words of a command line that are shown, in characters.
 const COMMAND_MAX: usize = 1024;
@@ -28,6 +31,7 @@ struct Document<'a> {
     charged_bytes: u64,
     swaps: Vec<Swap>,
     members: Vec<MemberLine>,
+    groups: Vec<GroupLine>,
 }
 
 /// A swap device, as in /proc/swaps.
@@ -47,6 +51,8 @@ struct Swap {
 struct MemberLine {
     pid: u32,
     name: String,
+    /// The name of its group.
+    group: String,
     resident_bytes: u64,
     swapped_bytes: u64,
     charged_bytes: u64,
@@ -54,31 +60,51 @@ struct MemberLine {
     share_bytes: u64,
 }
 
-/// Says how the run is.
-pub fn answer(subject: &mut Subject<'_>) -> Reply {
-    let about = subject.about;
-    let totals = subject.members.totals();
+/// Says how the run is, or a run in it.
+pub fn answer(group: Option<&str>, subject: &mut Subject<'_>) -> Reply {
+    let Some(index) = groups::find(group, subject) else {
+        return Reply::refused("that run is in it no more", "'vswap status' lists them");
+    };
+    let totals = subject.members.totals_of(index);
+    let lines = groups::lines(index, subject);
+    let group = subject.members.groups().get(index);
+    let about = match index {
+        GroupIndex::ROOT => Some(subject.about),
+        _ => group.and_then(|group| group.about.as_ref()),
+    };
+    let (Some(group), Some(about)) = (group, about) else {
+        return Reply::refused("that run has not started its program yet", "try again");
+    };
+    let tree = &subject.page.groups;
+    let members = subject.members.views();
+    let members = members.filter(|view| tree.is_within(view.slot.group(), index));
     let document = Document {
         version: 1,
         name: about.name.as_deref(),
-        pid: std::process::id(),
+        pid: group.pid,
         program_pid: about.program,
-        command: command(subject),
-        account: Account::of(about, subject.page, &totals, subject.members.joined()),
+        command: command(about),
+        account: Account::of(about, SwapSpace::of(subject.page, index), &totals, group.joined),
         charged_bytes: totals.charged(),
-        swaps: swaps(subject),
-        members: subject.members.views().map(|view| member(&view)).collect(),
+        swaps: swaps(index, subject),
+        members: members.map(|view| member(subject, &view)).collect(),
+        groups: lines,
     };
     Reply::Status(serde_json::to_value(document).expect("strings and numbers only"))
 }
 
-fn command(subject: &Subject<'_>) -> String {
-    let words: Vec<_> = subject.about.words.iter().map(|word| word.to_string_lossy()).collect();
+pub fn command(about: &About) -> String {
+    let words: Vec<_> = about.words.iter().map(|word| word.to_string_lossy()).collect();
     words.join(" ").chars().take(COMMAND_MAX).collect()
 }
 
-fn swaps(subject: &Subject<'_>) -> Vec<Swap> {
-    let devices = subject.members.devices().iter();
+/// Those of the whole run, or those that a run in it writes to.
+fn swaps(group: GroupIndex, subject: &Subject<'_>) -> Vec<Swap> {
+    let page = subject.page;
+    let devices = subject.members.devices().iter().filter(|device| {
+        let device = page.devices.get(device.number);
+        group == GroupIndex::ROOT || device.is_some_and(|device| page.uses(group, device))
+    });
     let swaps = devices.map(|device| Swap {
         filename: device.path.display().to_string(),
         r#type: device.kind.name(),
@@ -90,11 +116,14 @@ fn swaps(subject: &Subject<'_>) -> Vec<Swap> {
     swaps.collect()
 }
 
-fn member(view: &MemberView<'_>) -> MemberLine {
+fn member(subject: &Subject<'_>, view: &MemberView<'_>) -> MemberLine {
     let slot = view.slot;
+    let mut groups = subject.members.groups().iter();
+    let group = groups.find(|group| group.index == slot.group());
     MemberLine {
         pid: view.pid,
         name: view.program.to_owned(),
+        group: group.map(|group| group.name.clone()).unwrap_or_default(),
         resident_bytes: slot.gauge(Gauge::Resident),
         swapped_bytes: slot.gauge(Gauge::Swapped),
         charged_bytes: slot.charged.load(Ordering::Relaxed),

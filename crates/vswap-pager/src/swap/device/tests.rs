@@ -21,6 +21,7 @@ use std::{env, format, fs, thread_local};
 
 use vswap_core::device::object::{KEY, Protection};
 use vswap_core::device::space::Geometry;
+use vswap_core::group::shared::GroupIndex;
 
 use super::*;
 use crate::io::faulty::FaultyIo;
@@ -156,13 +157,16 @@ impl Run {
         let file = options.read(true).write(true).create_new(true).open(&path).expect("a new file");
         fs::remove_file(path).expect("our file");
         let direct = direct && io::Geometry::prefer_direct(file.as_raw_fd()).expect("open").direct;
-        self.page.devices.get(number).expect("a number").set(Description {
-            priority: -1,
-            geometry,
-            has_header: false,
-            discard: DiscardBy::PunchHole,
-            direct,
-        });
+        self.page.devices.get(number).expect("a number").set(
+            Description {
+                priority: -1,
+                geometry,
+                has_header: false,
+                discard: DiscardBy::PunchHole,
+                direct,
+            },
+            GroupIndex::ROOT,
+        );
         let fd = fd::duplicate(file.as_raw_fd(), 0).expect("a descriptor").into_raw();
         let closed = engine().gate.close();
         assert!(SWAP_DEVICES.attach(engine(), number, fd, Some(&closed)));
