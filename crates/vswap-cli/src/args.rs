@@ -110,6 +110,11 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_writeback: bool,
 
+    /// Write what has been in the pool for so long, and was not used, to a swap device, however much
+    /// room the pool has
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub writeback_after: Option<u32>,
+
     /// Compressor: lz4, zstd, zstd:LEVEL with LEVEL from -7 to 19, or none
     #[arg(long, value_name = "CODEC", default_value = "lz4", value_parser = parse_codec)]
     pub codec: CodecChoice,

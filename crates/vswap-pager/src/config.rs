@@ -43,6 +43,8 @@ pub struct Config {
     pub codec: CodecChoice,
     /// Compressor for what has been in the pool for long.
     pub cold_codec: Option<CodecChoice>,
+    /// Seconds after which what lies in the pool untouched goes to a swap device.
+    pub writeback_after: Option<u32>,
     /// Seed of chaos mode: evict random pages after every mapping call. For tests.
     pub chaos: Option<u64>,
     /// The token of the group that it belongs to, which the coordinator gave to a nested run; 0 is the run itself.
@@ -105,6 +107,9 @@ impl fmt::Display for Config {
         if let Some(codec) = self.cold_codec {
             write!(f, ";cold={codec}")?;
         }
+        if let Some(seconds) = self.writeback_after {
+            write!(f, ";writeback-after={seconds}")?;
+        }
         if let Some(seed) = self.chaos {
             write!(f, ";chaos={seed}")?;
         }
@@ -130,6 +135,7 @@ impl Config {
             engine: Engine::Handoff,
             codec: CodecChoice::Lz4,
             cold_codec: None,
+            writeback_after: None,
             chaos: None,
             group: 0,
             socket: SocketName { bytes: [0; SOCKET_NAME_MAX], len: 0 },
@@ -153,6 +159,7 @@ impl Config {
             }
             "codec" => self.codec = CodecChoice::parse(value)?,
             "cold" => self.cold_codec = Some(CodecChoice::parse(value)?),
+            "writeback-after" => self.writeback_after = Some(value.parse().ok()?),
             "chaos" => self.chaos = Some(value.parse().ok()?),
             "group" => self.group = value.parse().ok()?,
             "socket" => self.socket = SocketName::new(value)?,
@@ -202,6 +209,7 @@ mod tests {
             engine: Engine::Inline,
             codec: CodecChoice::Zstd(-1),
             cold_codec: Some(CodecChoice::Zstd(3)),
+            writeback_after: Some(600),
             chaos: Some(7),
             group: 3,
             socket: SocketName::new("vswap-1-2").unwrap(),

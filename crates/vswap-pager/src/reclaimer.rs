@@ -16,7 +16,7 @@ use crate::pressure::Pressure;
 use crate::proactive::{self, Proactive};
 use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
-use crate::swap::{SWAP_DEVICES, compaction, draining, writeback};
+use crate::swap::{SWAP_DEVICES, compaction, draining, idle_age, writeback};
 use crate::swap_in::{self, SwapIn};
 use crate::sys::task;
 use crate::table::PageState;
@@ -70,7 +70,10 @@ pub extern "C" fn main(_argument: usize) -> ! {
         }
         swap_in.advance(engine, context);
         condense(engine, context);
-        if writeback::write_back(engine, context) || draining::step(engine, context) {
+        let moved = writeback::write_back(engine, context)
+            || idle_age::write_back(engine, context)
+            || draining::step(engine, context);
+        if moved {
             continue;
         }
         SWAP_DEVICES.settle();

@@ -57,9 +57,14 @@ pub fn filled_after(after: u32) -> Option<Filled> {
     Some(Filled { first, stamp })
 }
 
+/// Pages that were ever evicted.
+pub fn evicted() -> u32 {
+    EVICTED.load(Ordering::Relaxed)
+}
+
 /// Pages that were evicted since a cluster was filled.
 pub fn evicted_since(stamp: u32) -> u32 {
-    EVICTED.load(Ordering::Relaxed).wrapping_sub(stamp)
+    evicted().wrapping_sub(stamp)
 }
 
 /// A stamp older than all others.

@@ -74,6 +74,7 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
         engine: args.engine.into(),
         codec: args.codec,
         cold_codec: args.cold_codec,
+        writeback_after: args.writeback_after,
         chaos: args.chaos,
         group: 0,
         socket: members.socket_name(),

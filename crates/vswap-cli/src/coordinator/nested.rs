@@ -226,6 +226,7 @@ impl Outer {
             engine: args.engine.into(),
             codec: args.codec,
             cold_codec: args.cold_codec,
+            writeback_after: args.writeback_after,
             chaos: args.chaos,
             group,
             socket: self.config.socket,

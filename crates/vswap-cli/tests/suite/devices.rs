@@ -154,6 +154,44 @@ fn pages_that_were_only_read_leave_for_nothing() {
     }
 }
 
+/// D 40 MiB, r 13, B 256 MiB: the pool has all the room it could want, and is left after three seconds.
+#[test]
+fn what_rests_in_the_pool_for_long_is_written_back() {
+    let vswap = Vswap::ram("256M").swap("64M").option(["--writeback-after", "3"]);
+    let running = Job::c("rest", &["40", "threads"]).stdin("").start_under(&vswap);
+    running.wait_for("ready");
+    control("reclaim", &running, &["32M"]);
+    let account = || {
+        let status: Value =
+            serde_json::from_str(&control("status", &running, &["--json"])).expect("JSON");
+        ["/counters/written_back_pages", "/now/payload_bytes", "/now/swap_used_bytes"]
+            .map(|key| status.pointer(key).and_then(Value::as_u64).expect("a number"))
+    };
+    let [early, payload, _] = account();
+    assert!(early < 500 && payload > MIB, "{early} pages were written at once, {payload} left");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let [written, _, used] = loop {
+        let now @ [_, payload, _] = account();
+        if payload < 64 << 10 {
+            break now;
+        }
+        assert!(Instant::now() < deadline, "{now:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(written > 7000 && used > 4 * MIB, "{written} pages, {used} bytes");
+    // What has only just left has its time before it, but for what does not compress.
+    control("reclaim", &running, &["1M"]);
+    let [now, payload, _] = account();
+    assert!(now < written + 50 && payload > 8 << 10, "{now} after {written}, {payload} left");
+    wake(running);
+}
+
+fn wake(mut running: Running) {
+    running.send("go");
+    let outcome = running.finish();
+    assert!(outcome.status.success(), "{}", outcome.describe());
+}
+
 /// D 64 MiB, r about 2, B 48 MiB.
 #[test]
 fn what_rests_in_the_pool_is_coded_again() {

@@ -14,6 +14,7 @@
 //! | [`transfer`] | who carries out transfers, and for how long |
 //! | [`draining`] | swapon and swapoff while the program runs |
 //! | [`writeback`] | what moves from the pool to devices, and when |
+//! | [`idle_age`] | the same, because it has been there for long |
 //!
 //! Slots and their policy are the core's ([`vswap_core::device`]), input and output that of
 //! [`io`](crate::io).
@@ -25,6 +26,7 @@ pub mod draining;
 pub mod fetched;
 pub mod fingerprints;
 pub mod generations;
+pub mod idle_age;
 pub mod leases;
 pub mod read_ahead;
 pub mod sealing;

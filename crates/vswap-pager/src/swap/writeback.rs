@@ -12,7 +12,7 @@ use vswap_core::{CLUSTER_SLOTS, Cursor, Pooled, SwapEntry};
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::swap::{Refusal, SWAP_DEVICES};
-use crate::workingset;
+use crate::workingset::{self, Filled};
 
 /// Clusters between two looks at what else there is to do.
 const CLUSTERS: usize = 4;
@@ -69,12 +69,17 @@ fn write_oldest(engine: &Engine, context: &mut Context) -> bool {
         WRITTEN_UP_TO.store(workingset::before_all(), Ordering::Relaxed);
         return false;
     };
-    let all = Cursor::at(cluster.first)..Cursor::behind(cluster.first.nth(CLUSTER_SLOTS - 1));
-    let written = write_range(engine, context, all, |_| true);
+    let written = write_cluster(engine, context, cluster);
     if written {
         WRITTEN_UP_TO.store(cluster.stamp, Ordering::Relaxed);
     }
     written
+}
+
+/// Writes back what a cluster has in the pool; `false` if nothing takes it.
+pub fn write_cluster(engine: &Engine, context: &mut Context, cluster: Filled) -> bool {
+    let all = Cursor::at(cluster.first)..Cursor::behind(cluster.first.nth(CLUSTER_SLOTS - 1));
+    write_range(engine, context, all, |_| true)
 }
 
 /// The entries that pages of one tray were stored under: next to each other, all but always.
