@@ -175,6 +175,37 @@ fn the_parent_of_two_groups_limits_their_sum() {
     wake(running);
 }
 
+/// One group has all that its parent may have on devices; when it is gone, another writes there what waited in
+/// the pool.
+#[test]
+fn swap_space_that_others_give_back_is_used() {
+    let vswap = Vswap::ram("256M").swap("128M");
+    let inner = "sh -c '\"$vswap\" run --group one --zswap-max 0 -- \"$rest\" 40 threads <&3 & \
+                 \"$vswap\" run --group two --ram 64M -- \"$rest\" 40 random <&3 & wait'";
+    let script = format!("exec 3<&0; \"$vswap\" run --group both --swap-max 8M -- {inner}");
+    let mut running = shell(&script).stdin("").start_under(&vswap);
+    while members(&running) < 2 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!((reclaim(&running, "38M", "one"), reclaim(&running, "8M", "two")), (0, 0));
+    assert_eq!(number(&group(&running, "one"), "/swap.current"), 8 * MIB);
+    assert_eq!(number(&group(&running, "two"), "/stat/pswpout"), 0);
+    let status = status(&running);
+    let members = status["members"].as_array().expect("members");
+    let one = members.iter().find(|member| member["group"] == "one").expect("it is there");
+    let one = Pid::from_raw(one["pid"].as_u64().expect("a number") as i32).expect("a process");
+    kill_process(one, Signal::KILL).expect("ours");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while number(&group(&running, "two"), "/stat/pswpout") == 0 {
+        assert!(Instant::now() < deadline, "{:#}", group(&running, "two"));
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(reclaim(&running, "512K", "two"), 0);
+    }
+    running.send("go");
+    let outcome = running.finish();
+    assert!(String::from_utf8_lossy(&outcome.stdout).contains("ok rest"), "{}", outcome.describe());
+}
+
 /// D 96 MiB in one process of the nested run, r 13.
 #[test]
 fn a_nested_run_is_within_the_budget_of_the_outer() {
