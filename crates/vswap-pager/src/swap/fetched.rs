@@ -50,7 +50,8 @@ impl FetchedParts {
         (0..WINDOWS).find_map(|window| {
             let bit = 1 << window;
             let before = self.taken.fetch_or(bit, Ordering::AcqRel);
-            (before & bit == 0).then_some(Fetched { window, silent: false })
+            // Not `then_some`: one made in vain would give the other's window up when dropped.
+            (before & bit == 0).then(|| Fetched { window, silent: false })
         })
     }
 

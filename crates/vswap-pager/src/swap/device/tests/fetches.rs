@@ -138,6 +138,28 @@ fn a_window_whose_device_is_silent_says_so() {
 }
 
 #[test]
+fn windows_that_are_filled_at_once_do_not_meet() {
+    let mut run = Run::begin();
+    let stored = Stored::new(&mut run);
+    let windows: Vec<_> = (0..6).map(|_| stored.fetch()).collect();
+    // For more of them there is no room.
+    assert_eq!(windows.iter().flatten().count(), 4);
+    let [first, .., last] = &windows[..] else { unreachable!() };
+    assert!(first.is_some() && last.is_none());
+    for window in windows {
+        broken_from(0);
+        (0..stored.handles.len()).for_each(|at| stored.load(at).expect("it was read"));
+        end_faults();
+        drop(window);
+        if SWAP_DEVICES.buffers().expect("buffers").taken() == 0 {
+            break;
+        }
+    }
+    assert!(stored.fetch().is_some());
+    stored.end(run);
+}
+
+#[test]
 fn one_object_is_no_window() {
     let mut run = Run::begin();
     let stored = Stored::new(&mut run);
