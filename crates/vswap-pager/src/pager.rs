@@ -292,6 +292,9 @@ fn start_task(
 /// # Errors
 /// As clone(2).
 pub fn become_pager(engine: &Engine) -> Result<(), Errno> {
+    // Its parent says so too, but may not have run yet, and a thread that does not count as the pager's
+    // uses the program's descriptors, which are closed here.
+    engine.pager.store(task::process_id(), Ordering::Release);
     close_all_but_own(engine);
     // SAFETY: no memory is passed. A session of its own: signals for the program's process group
     // are not for the pager.
