@@ -70,9 +70,10 @@ pub extern "C" fn main(_argument: usize) -> ! {
         }
         swap_in.advance(engine, context);
         condense(engine, context);
-        let moved = writeback::write_back(engine, context)
-            || idle_age::write_back(engine, context)
-            || draining::step(engine, context);
+        // A step of each: a program that keeps the pool full would hold up a swapoff for ever.
+        let mut moved = writeback::write_back(engine, context);
+        moved |= idle_age::write_back(engine, context);
+        moved |= draining::step(engine, context);
         if moved {
             continue;
         }

@@ -11,8 +11,11 @@ use super::{Began, Operation, Step, Subject};
 use crate::control::protocol::Reply;
 use crate::size::Size;
 
-/// How long nothing may leave a device before the request ends.
+/// How long nothing may leave a device before the request ends, where something found no other place.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// The same where nothing did not: the machine, or the device, is slow.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A request under way.
 pub struct SwapOff {
@@ -80,9 +83,11 @@ impl SwapOff {
             self.devices.iter().for_each(|&number| subject.members.remove_device(number));
             return Step::Finished(Reply::SwappedOff { bytes: self.before });
         }
-        if self.moved.0.elapsed() > SILENCE {
+        let stuck = self.devices.iter().map(|&number| subject.members.stuck_on(number)).sum();
+        let limit = if stuck == 0 { PATIENCE } else { SILENCE };
+        if self.moved.0.elapsed() > limit {
             self.open_again(subject);
-            return Step::Finished(self.does_not_fit(left, subject));
+            return Step::Finished(self.does_not_fit(left, stuck, subject));
         }
         Step::Working(Reply::Progress { done: self.before - left, of: self.before })
     }
@@ -99,8 +104,7 @@ impl SwapOff {
         }
     }
 
-    fn does_not_fit(&self, left: u64, subject: &mut Subject<'_>) -> Reply {
-        let stuck: u64 = self.devices.iter().map(|&number| subject.members.stuck_on(number)).sum();
+    fn does_not_fit(&self, left: u64, stuck: u64, subject: &mut Subject<'_>) -> Reply {
         let (moved, left) = (Size::text(self.before - left), Size::text(left));
         if stuck == 0 {
             let what =
