@@ -10,7 +10,6 @@
 use anyhow::{Context as _, ensure};
 
 use super::rows::{Bench, Row, Setting};
-use super::workload::Phase;
 
 /// Runs that look for a limit before the nearest one is taken.
 const TRIES: usize = 5;
@@ -68,7 +67,7 @@ fn try_limit(bench: &Bench<'_>, row: Row, limit: u64) -> anyhow::Result<Calibrat
         // larger of the two.
         page_cluster: row.is_kernel().then_some(3),
         threads: 1,
-        phases: Phase::ALL.to_vec(),
+        phases: bench.phases.clone(),
         limit,
         sample_pss: !row.is_kernel(),
     })?;

@@ -95,21 +95,21 @@ impl Contents {
         &self.templates[Random::new(page_number).below(TEMPLATES)]
     }
 
-    /// Writes all of a page, at generation 0.
-    pub fn fill(&self, page: &mut Page, page_number: u64) {
-        page.copy_from_slice(self.template(page_number));
+    /// Writes all of a page, or of its beginning, at generation 0.
+    pub fn fill(&self, page: &mut [u64], page_number: u64) {
+        page.copy_from_slice(&self.template(page_number)[..page.len()]);
         stamp_all(page, page_number, 0);
     }
 
-    /// Checks every byte of a page.
+    /// Checks every byte of a page, or of its beginning.
     ///
     /// # Errors
     /// [`WrongBytes`] that names the first word that differs.
-    pub fn check(&self, page: &Page, page_number: u64, generation: u16) -> Result<(), WrongBytes> {
+    pub fn check(&self, page: &[u64], page_number: u64, generation: u16) -> Result<(), WrongBytes> {
         let template = self.template(page_number);
-        for part in 0..PARTS {
+        for part in 0..page.len().div_ceil(PART_WORDS) {
             check_stamp(page, page_number, generation, part)?;
-            let words = part * PART_WORDS + 1..(part + 1) * PART_WORDS;
+            let words = part * PART_WORDS + 1..page.len().min((part + 1) * PART_WORDS);
             if page[words.clone()] != template[words.clone()] {
                 let differs = |&word: &usize| page[word] != template[word];
                 let word = words.clone().find(differs).unwrap_or(words.start);
@@ -121,20 +121,20 @@ impl Contents {
     }
 }
 
-/// Checks one part's stamp: one read of one cache line.
+/// Checks one part's stamp and returns it: one read of one cache line.
 ///
 /// # Errors
 /// [`WrongBytes`] if the stamp is another page's, part's or generation's.
 pub fn check_stamp(
-    page: &Page,
+    page: &[u64],
     page_number: u64,
     generation: u16,
     part: usize,
-) -> Result<(), WrongBytes> {
+) -> Result<u64, WrongBytes> {
     let word = part * PART_WORDS;
     let (expected, found) = (stamp(page_number, part, generation), page[word]);
     if found == expected {
-        Ok(())
+        Ok(found)
     } else {
         Err(WrongBytes { page: page_number, generation, word, expected, found })
     }
@@ -153,9 +153,9 @@ pub fn rewrite(page: &mut Page, page_number: u64, generation: u16) -> Result<u16
     Ok(next)
 }
 
-fn stamp_all(page: &mut Page, page_number: u64, generation: u16) {
-    for part in 0..PARTS {
-        page[part * PART_WORDS] = stamp(page_number, part, generation);
+fn stamp_all(page: &mut [u64], page_number: u64, generation: u16) {
+    for (part, words) in page.chunks_mut(PART_WORDS).enumerate() {
+        words[0] = stamp(page_number, part, generation);
     }
 }
 

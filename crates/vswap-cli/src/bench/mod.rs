@@ -51,13 +51,16 @@ pub struct Args {
     /// Runs of each row, of which the median is shown
     #[arg(long, default_value_t = 3, value_parser = parse_count)]
     rounds: usize,
+    /// Phases of the workload to run, after the fill; by default all, or the first four with --quick
+    #[arg(long, value_name = "PHASE,…", value_delimiter = ',', value_enum)]
+    phases: Vec<Phase>,
     /// Rows to run, by default all
     #[arg(long, value_delimiter = ',', value_enum)]
     rows: Vec<Row>,
     /// Write the numbers of all rounds to a file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Fewer accesses, and the kernel's read-ahead only where it helps: for a first look
+    /// Fewer phases and accesses, and the kernel's read-ahead only where it helps: for a first look
     #[arg(long)]
     quick: bool,
     /// Directory for the swap file behind zswap
@@ -85,6 +88,16 @@ enum Helper {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+}
+
+impl Args {
+    fn phases(&self) -> Vec<Phase> {
+        match (self.phases.as_slice(), self.quick) {
+            ([], true) => Phase::BASIC.to_vec(),
+            ([], false) => Phase::ALL.to_vec(),
+            (phases, _) => Phase::in_order(phases),
+        }
+    }
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
@@ -173,6 +186,7 @@ impl<'a> Comparison<'a> {
             kernel,
             program,
             bytes,
+            phases: args.phases(),
             accesses: args.quick.then_some(bytes / contents::PAGE_BYTES as u64 / 4),
             swap_dir: args.swap_dir.clone(),
             stop,
@@ -241,7 +255,8 @@ impl<'a> Comparison<'a> {
     fn measure(&mut self, row: Row, threads: usize, round: usize) {
         let limit = self.calibrations.iter().find(|(other, _)| *other == row);
         let limit = limit.map_or(0, |(_, calibration)| calibration.limit);
-        for (page_cluster, phases) in read_ahead_settings(row, self.args.quick) {
+        for (page_cluster, phases) in read_ahead_settings(row, self.args.quick, &self.bench.phases)
+        {
             let setting = Setting { row, page_cluster, threads, phases, limit, sample_pss: false };
             match self.bench.run(&setting) {
                 Ok(measurement) => {
@@ -317,16 +332,21 @@ fn usable_hierarchy(journal: &Journal) -> Result<Hierarchy, String> {
 
 /// A kernel row is run with and without read-ahead, and each phase shows the better. A quick bench
 /// takes each only for the phases that it is known to suit.
-fn read_ahead_settings(row: Row, quick: bool) -> Vec<(Option<u8>, Vec<Phase>)> {
-    let all = || Phase::ALL.to_vec();
-    match (row.is_kernel(), quick) {
-        (false, _) => vec![(None, all())],
-        (true, false) => vec![(Some(0), all()), (Some(3), all())],
-        (true, true) => vec![
-            (Some(3), vec![Phase::Fill, Phase::OrderedRead]),
-            (Some(0), vec![Phase::Fill, Phase::RandomRead, Phase::RandomWrite]),
-        ],
+fn read_ahead_settings(row: Row, quick: bool, phases: &[Phase]) -> Vec<(Option<u8>, Vec<Phase>)> {
+    if !row.is_kernel() {
+        return vec![(None, phases.to_vec())];
     }
+    if !quick {
+        return vec![(Some(0), phases.to_vec()), (Some(3), phases.to_vec())];
+    }
+    // The fill runs before either.
+    let (ordered, random): (Vec<_>, Vec<_>) =
+        phases.iter().copied().partition(|phase| phase.is_ordered());
+    let mut settings = vec![(Some(3), ordered)];
+    if !random.is_empty() {
+        settings.push((Some(0), Phase::in_order(&random)));
+    }
+    settings
 }
 
 fn describe(calibration: &Calibration) -> String {
@@ -337,4 +357,23 @@ fn describe(calibration: &Calibration) -> String {
     let pss = calibration.peak_pss.map(|pss| format!(", Pss_Anon {}", mib(pss)));
     let parts = [pool, peak, pss].into_iter().flatten();
     parts.fold(format!("limit {}", mib(calibration.limit)), |text, part| text + &part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_bench_takes_each_read_ahead_only_where_it_helps() {
+        let settings = |phases: &[Phase]| read_ahead_settings(Row::ZramLz4, true, phases);
+        assert_eq!(
+            settings(&Phase::BASIC),
+            [
+                (Some(3), vec![Phase::Fill, Phase::OrderedRead]),
+                (Some(0), vec![Phase::Fill, Phase::RandomRead, Phase::RandomWrite]),
+            ]
+        );
+        assert_eq!(settings(&[Phase::Fill]), [(Some(3), vec![Phase::Fill])]);
+        assert_eq!(read_ahead_settings(Row::Inline, true, &Phase::ALL).len(), 1);
+    }
 }

@@ -12,6 +12,9 @@ use super::calibrate::Calibration;
 use super::rows::{Measurement, Row};
 use super::workload::Phase;
 
+/// With more the lines of a table would be too long to read.
+const PHASES_PER_BLOCK: usize = 4;
+
 /// A measured run.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -195,18 +198,8 @@ impl Report {
             self.conditions.bytes >> 20,
             self.conditions.ram >> 20,
         );
-        let _ = write!(text, "{:<18}", "");
-        for phase in Phase::ALL {
-            let _ = write!(text, " {:>27}", phase.title());
-        }
-        let _ = writeln!(text, " {:>9} {:>6}", "limit", "peak");
-        for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
-            let _ = write!(text, "{:<18}", memory.row.title());
-            for phase in Phase::ALL {
-                let _ = write!(text, " {:>27}", self.cell_text(memory.row, threads, phase));
-            }
-            let mib = |bytes: Option<u64>| bytes.map_or("–".into(), |b| (b >> 20).to_string());
-            let _ = writeln!(text, " {:>9} {:>6}", mib(memory.limit), mib(memory.peak));
+        for (block, phases) in self.measured_phases().chunks(PHASES_PER_BLOCK).enumerate() {
+            self.write_block(text, threads, phases, block == 0);
         }
         for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
             let foreign = memory.foreign_swap >> 20;
@@ -216,6 +209,31 @@ impl Report {
             }
         }
         text.push('\n');
+    }
+
+    /// What fits on a line, with the memory in the first block.
+    fn write_block(&self, text: &mut String, threads: usize, phases: &[Phase], with_memory: bool) {
+        let _ = write!(text, "{:<18}", "");
+        for phase in phases {
+            let _ = write!(text, " {:>27}", phase.title());
+        }
+        text.push_str(if with_memory { "     limit   peak\n" } else { "\n" });
+        for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
+            let _ = write!(text, "{:<18}", memory.row.title());
+            for &phase in phases {
+                let _ = write!(text, " {:>27}", self.cell_text(memory.row, threads, phase));
+            }
+            let mib = |bytes: Option<u64>| bytes.map_or("–".into(), |b| (b >> 20).to_string());
+            if with_memory {
+                let _ = write!(text, " {:>9} {:>6}", mib(memory.limit), mib(memory.peak));
+            }
+            text.push('\n');
+        }
+    }
+
+    fn measured_phases(&self) -> Vec<Phase> {
+        let measured = |phase: &Phase| self.cells.iter().any(|cell| cell.phase == *phase);
+        Phase::ALL.into_iter().filter(measured).collect()
     }
 
     fn cell_text(&self, row: Row, threads: usize, phase: Phase) -> String {
@@ -342,5 +360,16 @@ mod tests {
         .table();
         assert_eq!(table.matches("kernel zram lz4").count(), 1, "{table}");
         assert!(table.contains("10 (10–10)  2.00×"), "{table}");
+    }
+
+    #[test]
+    fn the_table_has_every_measured_phase_and_no_other() {
+        let times: Vec<_> = Phase::ALL[..6].iter().map(|&phase| (phase, 7.0)).collect();
+        let table = report(&[run(Row::Plain, None, &times)]).table();
+        for phase in Phase::ALL {
+            let expected = usize::from(times.iter().any(|(measured, _)| *measured == phase));
+            assert_eq!(table.matches(phase.title()).count(), expected, "{table}");
+        }
+        assert_eq!(table.matches("plain, no limit").count(), 2, "{table}");
     }
 }

@@ -126,6 +126,8 @@ pub struct Bench<'j> {
     pub program: PathBuf,
     /// Bytes that the workload touches.
     pub bytes: u64,
+    /// That the workload runs, in their order.
+    pub phases: Vec<Phase>,
     /// Random accesses; by default one per page.
     pub accesses: Option<u64>,
     /// Where the swap file goes.
@@ -184,7 +186,7 @@ impl<'j> Bench<'j> {
         }
         let run = Running {
             child: self.spawn(setting, group.as_ref())?,
-            deadline: Instant::now() + time_limit(self.bytes),
+            deadline: Instant::now() + time_limit(self.bytes, setting.phases.len()),
         };
         let mut watch =
             Watch { swap: &swap, group: group.as_ref(), setting, seen: Seen::default() };
@@ -252,10 +254,12 @@ impl<'j> Bench<'j> {
     }
 }
 
-/// Some 80 µs for each page in each of the five passes, ten times what a slow peer takes: only a
-/// hang reaches it.
-fn time_limit(bytes: u64) -> Duration {
-    Duration::from_secs(10) + Duration::from_millis((bytes >> 20) * 100)
+/// Some 80 µs for each page in each pass, ten times what a slow peer takes: only a hang reaches it.
+/// Besides the phases themselves there are the checks before the memory is freed and at the end, and
+/// the blocks to churn.
+fn time_limit(bytes: u64, phases: usize) -> Duration {
+    let passes = phases as u64 + 3;
+    Duration::from_secs(10) + Duration::from_millis((bytes >> 20) * 20 * passes)
 }
 
 /// A started workload, killed when dropped before its end.

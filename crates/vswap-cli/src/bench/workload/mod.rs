@@ -1,0 +1,127 @@
+//! The measured program: it fills memory of its own, accesses it in several patterns ([`Phase`]),
+//! and checks what it reads. It knows nothing of vswap, cgroups or swap, and is run unchanged under
+//! every peer.
+//!
+//! It has to run under inline faults too, where a system call on a swapped-out buffer fails. So
+//! between `mmap` and the end no system call is handed a pointer into the memory or the heap, the
+//! barrier that the threads sleep on lies on the main thread's stack, and the result is written
+//! from there.
+
+mod churn;
+mod forked;
+mod memory;
+mod part;
+mod phase;
+mod zipf;
+
+use std::io::Write as _;
+use std::os::fd::AsFd;
+use std::sync::Barrier;
+
+use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
+
+use self::memory::Memory;
+use self::part::{Part, Plan};
+pub use self::phase::Phase;
+use super::contents::{Contents, PAGE_BYTES, WrongBytes};
+
+/// Options of the workload. Sizes are plain bytes: only the bench calls it.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Bytes to touch.
+    #[arg(long)]
+    bytes: usize,
+    /// Threads, each with its own part of the memory.
+    #[arg(long)]
+    threads: usize,
+    /// Accesses of each random phase, all threads together; by default as many as there are pages.
+    #[arg(long)]
+    accesses: Option<usize>,
+    /// Phases to run; the fill always runs first.
+    #[arg(long, value_delimiter = ',', default_values_t = Phase::BASIC, value_enum)]
+    phases: Vec<Phase>,
+}
+
+/// What one phase took.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// The pattern.
+    pub phase: Phase,
+    /// Wall time divided by the pages or accesses of all threads.
+    pub ns: f64,
+}
+
+/// What a run of the workload prints, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Output {
+    /// The phases in the order in which they ran.
+    pub phases: Vec<PhaseTime>,
+}
+
+/// Why the workload failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// Memory did not hold what was written to it.
+    #[error(transparent)]
+    Wrong(#[from] WrongBytes),
+    /// No child could be had.
+    #[error("forking: {0}")]
+    Fork(#[source] std::io::Error),
+    /// A child did not end well.
+    #[error("a forked child found wrong bytes or died (wait status {0:#x})")]
+    Child(i32),
+}
+
+/// Runs the workload and prints its [`Output`].
+///
+/// # Errors
+/// Memory that cannot be had, or a page that held the wrong bytes.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(args.threads > 0, "at least one thread is needed");
+    let pages = args.bytes / PAGE_BYTES / args.threads;
+    ensure!(pages > 0, "fewer than one page per thread");
+    let plan = Plan {
+        contents: Contents::new(),
+        phases: Phase::in_order(&args.phases),
+        accesses: args.accesses.map_or(pages, |accesses| accesses / args.threads),
+    };
+    let parts: Vec<_> = (0..args.threads)
+        .map(|thread| Ok(Part::new(Memory::map(pages)?, thread)))
+        .collect::<std::io::Result<_>>()
+        .with_context(|| format!("mapping {} bytes", args.bytes))?;
+    let barrier = Barrier::new(args.threads);
+    let times = std::thread::scope(|scope| {
+        let workers: Vec<_> =
+            parts.into_iter().map(|part| scope.spawn(|| part.work(&plan, &barrier))).collect();
+        let mut results = workers.into_iter().map(|worker| worker.join().expect("no panics"));
+        // All threads pass the same barriers, so the first one's times are everybody's.
+        let times = results.next().expect("there is a thread")?;
+        results.try_for_each(|other| other.map(drop))?;
+        Ok::<_, WorkError>(times)
+    })?;
+    let phases = times
+        .into_iter()
+        .map(|(phase, time)| {
+            let accesses = plan.accesses_in(phase, pages) * args.threads;
+            PhaseTime { phase, ns: time.as_nanos() as f64 / accesses as f64 }
+        })
+        .collect();
+    print(&Output { phases })
+}
+
+/// Prints from a buffer on the stack, which no engine swaps out.
+fn print(output: &Output) -> anyhow::Result<()> {
+    let mut line = [0u8; 1024];
+    let mut rest = &mut line[..];
+    serde_json::to_writer(&mut rest, output)?;
+    rest.write_all(b"\n")?;
+    let unused = rest.len();
+    let mut text = &line[..line.len() - unused];
+    let stdout = std::io::stdout();
+    while !text.is_empty() {
+        let written = rustix::io::write(stdout.as_fd(), text)?;
+        text = &text[written..];
+    }
+    Ok(())
+}

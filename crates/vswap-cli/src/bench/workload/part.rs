@@ -1,0 +1,270 @@
+//! What one thread of the measured program does.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use super::super::contents::{
+    Contents, PAGE_BYTES, PARTS, Random, WrongBytes, check_stamp, rewrite,
+};
+use super::churn::Churn;
+use super::forked::in_child;
+use super::memory::Memory;
+use super::zipf::{Zipf, random_cycle};
+use super::{Phase, WorkError};
+
+/// What all threads share.
+pub struct Plan {
+    /// What the pages hold.
+    pub contents: Contents,
+    /// In the order in which they run.
+    pub phases: Vec<Phase>,
+    /// Per thread and random phase.
+    pub accesses: usize,
+}
+
+impl Plan {
+    /// Accesses, or pages, of one thread that has so many pages.
+    pub fn accesses_in(&self, phase: Phase, pages: usize) -> usize {
+        match phase {
+            Phase::Fill | Phase::OrderedRead | Phase::ForkReread | Phase::Free => pages,
+            Phase::RandomRead
+            | Phase::RandomWrite
+            | Phase::ZipfRead
+            | Phase::Mix9010
+            | Phase::PointerChase
+            | Phase::Churn => self.accesses,
+        }
+    }
+}
+
+/// A thread's part of the memory, with what it last wrote to each page.
+pub struct Part {
+    memory: Memory,
+    generations: Vec<u16>,
+    thread: usize,
+    /// Number of the first page in the whole memory.
+    first: u64,
+}
+
+/// A phase with what it needs, made before its time starts.
+enum Work {
+    Fill,
+    OrderedRead,
+    RandomRead,
+    RandomWrite,
+    /// So many of ten accesses write.
+    Zipf(Zipf, usize),
+    Chase(Vec<u32>),
+    ForkReread,
+    Free,
+    Churn(Churn),
+}
+
+impl Part {
+    /// The part of the thread of this number; all are equally large.
+    pub fn new(memory: Memory, thread: usize) -> Self {
+        let pages = memory.len();
+        Self { memory, generations: vec![0; pages], thread, first: (thread * pages) as u64 }
+    }
+
+    /// Runs the phases in step with the other threads, then checks every byte, unmeasured.
+    ///
+    /// A thread that found wrong bytes still takes part in the barriers, or the others would
+    /// wait for it for ever.
+    pub fn work(
+        mut self,
+        plan: &Plan,
+        barrier: &Barrier,
+    ) -> Result<Vec<(Phase, Duration)>, WorkError> {
+        let mut times = Vec::with_capacity(plan.phases.len());
+        let mut result = Ok(());
+        for &phase in &plan.phases {
+            let prepared = result.and_then(|()| self.prepare(plan, phase));
+            barrier.wait();
+            let start = Instant::now();
+            let done = prepared.and_then(|mut work| self.perform(plan, &mut work).map(|()| work));
+            barrier.wait();
+            times.push((phase, start.elapsed()));
+            result = done.and_then(|work| match work {
+                Work::Churn(churn) => Ok(churn.check(&plan.contents)?),
+                _ => Ok(()),
+            });
+        }
+        result.and_then(|()| Ok(self.check_all(plan)?)).map(|()| times)
+    }
+
+    fn prepare(&mut self, plan: &Plan, phase: Phase) -> Result<Work, WorkError> {
+        let pages = self.generations.len();
+        Ok(match phase {
+            Phase::Fill => Work::Fill,
+            Phase::OrderedRead => Work::OrderedRead,
+            Phase::RandomRead => Work::RandomRead,
+            Phase::RandomWrite => Work::RandomWrite,
+            Phase::ZipfRead => Work::Zipf(Zipf::new(pages), 0),
+            Phase::Mix9010 => Work::Zipf(Zipf::new(pages), 1),
+            Phase::PointerChase => Work::Chase(random_cycle(pages, &mut self.random(5))),
+            Phase::ForkReread => Work::ForkReread,
+            Phase::Free => {
+                // Afterwards there is nothing left to check.
+                self.check_all(plan)?;
+                Work::Free
+            }
+            Phase::Churn => {
+                drop(std::mem::take(&mut self.memory));
+                // The allocator holds more than it gave out, so blocks get less than pages did.
+                let bytes = pages * PAGE_BYTES / 4 * 3;
+                Work::Churn(Churn::new(&plan.contents, bytes, self.thread))
+            }
+        })
+    }
+
+    fn perform(&mut self, plan: &Plan, work: &mut Work) -> Result<(), WorkError> {
+        let pages = self.memory.len();
+        match work {
+            Work::Fill => self.fill(plan),
+            Work::OrderedRead => self.check_all(plan)?,
+            Work::RandomRead => self.access(plan, 1, |part, random| {
+                part.read(random.below(pages), random.below(PARTS)).map(drop)
+            })?,
+            Work::RandomWrite => {
+                self.access(plan, 2, |part, random| part.write(random.below(pages)))?;
+            }
+            Work::Zipf(zipf, writes) => self.access(plan, 3, |part, random| {
+                let page = zipf.next(random);
+                if random.below(10) < *writes {
+                    part.write(page)
+                } else {
+                    part.read(page, random.below(PARTS)).map(drop)
+                }
+            })?,
+            Work::Chase(next) => {
+                let mut page = 0;
+                self.access(plan, 4, |part, _| {
+                    let word = part.read(page, 0)?;
+                    // Nothing is added, but neither the compiler nor the CPU can know that before
+                    // the word is there.
+                    page = next[page] as usize + (black_box(word) ^ word) as usize;
+                    Ok(())
+                })?;
+            }
+            Work::ForkReread => in_child(|| self.check_all(plan))?,
+            Work::Free => drop(std::mem::take(&mut self.memory)),
+            Work::Churn(churn) => churn.replace(&plan.contents, plan.accesses)?,
+        }
+        Ok(())
+    }
+
+    /// The same numbers in every run, others in each thread and for each purpose.
+    fn random(&self, purpose: u64) -> Random {
+        Random::new(self.first ^ (0x5EED_0000 + purpose))
+    }
+
+    fn access(
+        &mut self,
+        plan: &Plan,
+        purpose: u64,
+        mut access: impl FnMut(&mut Self, &mut Random) -> Result<(), WrongBytes>,
+    ) -> Result<(), WrongBytes> {
+        let mut random = self.random(purpose);
+        (0..plan.accesses).try_for_each(|_| access(self, &mut random))
+    }
+
+    fn fill(&mut self, plan: &Plan) {
+        for (page, number) in self.memory.iter_mut().zip(self.first..) {
+            plan.contents.fill(page, number);
+        }
+    }
+
+    fn read(&self, page: usize, part: usize) -> Result<u64, WrongBytes> {
+        let number = self.first + page as u64;
+        check_stamp(&self.memory[page], number, self.generations[page], part)
+    }
+
+    fn write(&mut self, page: usize) -> Result<(), WrongBytes> {
+        let number = self.first + page as u64;
+        let generation = &mut self.generations[page];
+        *generation = rewrite(&mut self.memory[page], number, *generation)?;
+        Ok(())
+    }
+
+    fn check_all(&self, plan: &Plan) -> Result<(), WrongBytes> {
+        let pages = self.memory.iter().zip(&self.generations).zip(self.first..);
+        pages.into_iter().try_for_each(|((page, generation), number)| {
+            plan.contents.check(page, number, *generation)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan { contents: Contents::new(), phases: Phase::ALL.to_vec(), accesses: 100 }
+    }
+
+    fn part(pages: usize, thread: usize) -> Part {
+        Part::new(Memory::map(pages).unwrap(), thread)
+    }
+
+    fn run(part: &mut Part, plan: &Plan, phase: Phase) -> Result<(), WorkError> {
+        let mut work = part.prepare(plan, phase)?;
+        part.perform(plan, &mut work)
+    }
+
+    #[test]
+    fn every_phase_runs_and_is_timed() {
+        let times = part(32, 7).work(&plan(), &Barrier::new(1)).unwrap();
+        assert_eq!(times.iter().map(|(phase, _)| *phase).collect::<Vec<_>>(), Phase::ALL);
+    }
+
+    #[test]
+    fn a_lost_write_is_found_by_each_phase_that_reads() {
+        let fill_and_churn = [Phase::Fill, Phase::Churn];
+        for phase in Phase::ALL.into_iter().filter(|phase| !fill_and_churn.contains(phase)) {
+            let mut part = part(8, 0);
+            run(&mut part, &plan(), Phase::Fill).unwrap();
+            let older = part.memory[3];
+            run(&mut part, &plan(), Phase::RandomWrite).unwrap();
+            part.memory[3] = older;
+            run(&mut part, &plan(), phase).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_pointer_chase_reads_every_page() {
+        let mut part = part(50, 0);
+        let plan = Plan { accesses: 50, ..plan() };
+        run(&mut part, &plan, Phase::Fill).unwrap();
+        for page in 0..50 {
+            part.memory[page][0] ^= 1;
+            run(&mut part, &plan, Phase::PointerChase).unwrap_err();
+            part.memory[page][0] ^= 1;
+        }
+    }
+
+    #[test]
+    fn only_the_mix_writes_and_writes_one_time_in_ten() {
+        for (phase, expected) in [(Phase::ZipfRead, 0..1), (Phase::Mix9010, 900..1100)] {
+            let mut part = part(64, 0);
+            let plan = Plan { accesses: 10_000, ..plan() };
+            run(&mut part, &plan, Phase::Fill).unwrap();
+            run(&mut part, &plan, phase).unwrap();
+            let writes: u32 = part.generations.iter().map(|&generation| u32::from(generation)).sum();
+            assert!(expected.contains(&writes), "{phase:?}: {writes}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_found_wrong_bytes_does_not_hang_the_others() {
+        let barrier = Barrier::new(2);
+        let bad_plan = Plan { phases: vec![Phase::OrderedRead, Phase::RandomRead], ..plan() };
+        let good_plan = Plan { phases: vec![Phase::Fill, Phase::RandomRead], ..plan() };
+        std::thread::scope(|scope| {
+            let bad = scope.spawn(|| part(4, 0).work(&bad_plan, &barrier));
+            part(4, 1).work(&good_plan, &barrier).unwrap();
+            bad.join().unwrap().unwrap_err();
+        });
+    }
+}

@@ -1,0 +1,119 @@
+//! The access patterns, in the order in which they run.
+
+use serde::{Deserialize, Serialize};
+
+/// One access pattern, measured by itself.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    clap::ValueEnum,
+    Serialize,
+    Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The first touch of every page, in order, writing all of it.
+    Fill,
+    /// Every byte of every page is read, in order.
+    OrderedRead,
+    /// One word of a random page is read.
+    RandomRead,
+    /// A random page is read and written in eight places.
+    RandomWrite,
+    /// As random reads, but few pages get most of them.
+    ZipfRead,
+    /// As zipf reads, but each tenth access writes.
+    #[value(name = "mix-90-10")]
+    #[serde(rename = "mix-90-10")]
+    Mix9010,
+    /// Reads along a random cycle through all pages, each of which needs the one before.
+    PointerChase,
+    /// A child is forked that reads every byte; the parent waits for it.
+    ForkReread,
+    /// All of the memory is unmapped.
+    Free,
+    /// Blocks of various sizes are freed, allocated and filled, without growth.
+    Churn,
+}
+
+impl Phase {
+    /// All of them, in the order in which they run. What follows [`Self::Free`] has memory of its
+    /// own.
+    pub const ALL: [Self; 10] = [
+        Self::Fill,
+        Self::OrderedRead,
+        Self::RandomRead,
+        Self::RandomWrite,
+        Self::ZipfRead,
+        Self::Mix9010,
+        Self::PointerChase,
+        Self::ForkReread,
+        Self::Free,
+        Self::Churn,
+    ];
+
+    /// Those of a quick bench.
+    pub const BASIC: [Self; 4] =
+        [Self::Fill, Self::OrderedRead, Self::RandomRead, Self::RandomWrite];
+
+    /// These phases in their order, after the fill, without which there is nothing to access.
+    pub fn in_order(wanted: &[Self]) -> Vec<Self> {
+        let runs = |phase: &Self| *phase == Self::Fill || wanted.contains(phase);
+        Self::ALL.into_iter().filter(runs).collect()
+    }
+
+    /// Whether pages are accessed in the order of their addresses, where read-ahead helps.
+    pub const fn is_ordered(self) -> bool {
+        matches!(self, Self::Fill | Self::OrderedRead | Self::ForkReread)
+    }
+
+    /// Name on the command line.
+    pub fn argument(self) -> String {
+        self.title().replace([' ', '/'], "-")
+    }
+
+    /// Name for people.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Fill => "fill",
+            Self::OrderedRead => "ordered read",
+            Self::RandomRead => "random read",
+            Self::RandomWrite => "random write",
+            Self::ZipfRead => "zipf read",
+            Self::Mix9010 => "mix 90/10",
+            Self::PointerChase => "pointer chase",
+            Self::ForkReread => "fork reread",
+            Self::Free => "free",
+            Self::Churn => "churn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn a_phase_is_called_on_the_command_line_what_it_is_called_in_the_report() {
+        for phase in Phase::ALL {
+            assert_eq!(Phase::from_str(&phase.argument(), false), Ok(phase));
+            let json = serde_json::to_string(&phase).unwrap();
+            assert_eq!(json, format!("{:?}", phase.argument()));
+        }
+        assert_eq!(Phase::value_variants(), Phase::ALL);
+    }
+
+    #[test]
+    fn the_fill_is_never_left_out() {
+        let phases = Phase::in_order(&[Phase::Free, Phase::RandomRead]);
+        assert_eq!(phases, [Phase::Fill, Phase::RandomRead, Phase::Free]);
+    }
+}
