@@ -9,8 +9,10 @@
 mod calibrate;
 mod contents;
 mod kernel;
+mod moved;
 mod report;
 mod rows;
+mod tree_cpu;
 mod tree_memory;
 mod workload;
 
@@ -79,11 +81,12 @@ enum Helper {
     /// The process that puts the machine back
     #[command(hide = true)]
     Guard,
-    /// Enter a cgroup, then become another program
+    /// Enter cgroups, then become another program
     #[command(hide = true)]
     Enter {
-        /// The group's cgroup.procs
-        procs: PathBuf,
+        /// The groups' cgroup.procs
+        #[arg(required = true)]
+        procs: Vec<PathBuf>,
         /// The program and its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -121,9 +124,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn enter(procs: &PathBuf, command: &[OsString]) -> anyhow::Result<ExitCode> {
-    fs::write(procs, std::process::id().to_string())
-        .with_context(|| format!("entering the cgroup of {}", procs.display()))?;
+fn enter(groups: &[PathBuf], command: &[OsString]) -> anyhow::Result<ExitCode> {
+    for procs in groups {
+        fs::write(procs, std::process::id().to_string())
+            .with_context(|| format!("entering the cgroup of {}", procs.display()))?;
+    }
     let error = Command::new(&command[0]).args(&command[1..]).exec();
     Err(error).with_context(|| format!("running {}", command[0].display()))
 }

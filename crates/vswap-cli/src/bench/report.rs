@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::calibrate::Calibration;
+use super::kernel::cgroup::CpuTime;
 use super::rows::{Measurement, Row};
 use super::workload::Phase;
 
@@ -37,6 +38,10 @@ pub struct Spread {
     pub min: f64,
     /// The greatest.
     pub max: f64,
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation of a sample, or 0 of one round.
+    pub deviation: f64,
     /// All, in the order of the rounds.
     pub rounds: Vec<f64>,
 }
@@ -53,7 +58,11 @@ impl Spread {
         } else {
             f64::midpoint(sorted[middle - 1], sorted[middle])
         };
-        Some(Self { median, min, max, rounds })
+        let count = rounds.len() as f64;
+        let mean = rounds.iter().sum::<f64>() / count;
+        let squares: f64 = rounds.iter().map(|ns| (ns - mean).powi(2)).sum();
+        let deviation = (squares / (count - 1.0).max(1.0)).sqrt();
+        Some(Self { median, min, max, mean, deviation, rounds })
     }
 }
 
@@ -72,6 +81,25 @@ pub struct Cell {
     pub ns: Spread,
     /// How many times faster than the best kernel row, if one was measured.
     pub ratio: Option<f64>,
+    /// The same of each round, against the same kernel row.
+    pub round_ratios: Vec<f64>,
+}
+
+/// What a row took of the CPUs, in ns, all phases together.
+#[derive(Clone, Debug, Serialize)]
+pub struct RowCpu {
+    /// The peer.
+    pub row: Row,
+    /// Of the workload.
+    pub threads: usize,
+    /// The read-ahead of a kernel row.
+    pub page_cluster: Option<u8>,
+    /// For each page or access of the workload.
+    pub per_access: Spread,
+    /// Of that, in the kernel.
+    pub system_per_access: Spread,
+    /// For each page that the peer moved, if it moved any.
+    pub per_moved_page: Option<Spread>,
 }
 
 /// What a row took of RAM.
@@ -132,8 +160,10 @@ pub struct Report {
     pub conditions: Conditions,
     /// The table's cells.
     pub cells: Vec<Cell>,
-    /// What the rows took.
+    /// What the rows took of RAM.
     pub memory: Vec<RowMemory>,
+    /// What the rows took of the CPUs.
+    pub cpu: Vec<RowCpu>,
     /// Rows that this machine or user cannot have.
     pub skipped: Vec<Absence>,
     /// Rows that failed.
@@ -160,17 +190,22 @@ impl Report {
             .collect();
         let kernel: Vec<Cell> = cells.iter().filter(|cell| cell.row.is_kernel()).cloned().collect();
         for cell in &mut cells {
-            cell.ratio = kernel
+            let best = kernel
                 .iter()
                 .filter(|other| other.phase == cell.phase && other.threads == cell.threads)
-                .map(|other| other.ns.median / cell.ns.median)
-                .min_by(f64::total_cmp);
+                .min_by(|one, other| one.ns.median.total_cmp(&other.ns.median));
+            if let Some(best) = best {
+                cell.ratio = Some(best.ns.median / cell.ns.median);
+                let rounds = best.ns.rounds.iter().zip(&cell.ns.rounds);
+                cell.round_ratios = rounds.map(|(best, own)| best / own).collect();
+            }
         }
         let memory = settings
             .iter()
             .map(|&(threads, row)| memory(runs, calibrations, row, threads))
             .collect();
-        Self { conditions, cells, memory, skipped, failed }
+        let cpu = settings.iter().flat_map(|&(threads, row)| cpu(runs, row, threads)).collect();
+        Self { conditions, cells, memory, cpu, skipped, failed }
     }
 
     /// The tables, one for each number of threads.
@@ -201,6 +236,7 @@ impl Report {
         for (block, phases) in self.measured_phases().chunks(PHASES_PER_BLOCK).enumerate() {
             self.write_block(text, threads, phases, block == 0);
         }
+        self.write_cpu(text, threads);
         for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
             let foreign = memory.foreign_swap >> 20;
             if foreign > 0 {
@@ -231,6 +267,27 @@ impl Report {
         }
     }
 
+    fn write_cpu(&self, text: &mut String, threads: usize) {
+        let _ = writeln!(
+            text,
+            "CPU ns, user and system, of the whole tree (not kswapd and other threads of the kernel)\n\
+             {:<18} {:>27} {:>27} {:>27}",
+            "", "per access", "in the kernel", "per page moved"
+        );
+        for cpu in self.cpu.iter().filter(|cpu| cpu.threads == threads) {
+            let title = match cpu.page_cluster {
+                Some(pages) => format!("{} ({pages})", cpu.row.title()),
+                None => cpu.row.title(),
+            };
+            let spread = |Spread { median, min, max, .. }: &Spread| {
+                format!("{median:.0} ({min:.0}–{max:.0})")
+            };
+            let moved = cpu.per_moved_page.as_ref().map_or("–".into(), spread);
+            let (all, system) = (spread(&cpu.per_access), spread(&cpu.system_per_access));
+            let _ = writeln!(text, "{title:<22} {all:>23} {system:>27} {moved:>27}");
+        }
+    }
+
     fn measured_phases(&self) -> Vec<Phase> {
         let measured = |phase: &Phase| self.cells.iter().any(|cell| cell.phase == *phase);
         Phase::ALL.into_iter().filter(measured).collect()
@@ -245,23 +302,54 @@ impl Report {
     }
 }
 
-/// The better of a row's read-ahead settings, without its ratio.
-fn cell(runs: &[Run], row: Row, threads: usize, phase: Phase) -> Option<Cell> {
+/// The runs of a row, by their read-ahead.
+fn by_read_ahead(runs: &[Run], row: Row, threads: usize) -> Vec<(Option<u8>, Vec<&Run>)> {
     let of_row = || runs.iter().filter(move |run| run.row == row && run.threads == threads);
     let mut settings: Vec<_> = of_row().map(|run| run.page_cluster).collect();
     settings.sort_unstable();
     settings.dedup();
     settings
         .into_iter()
-        .filter_map(|page_cluster| {
-            let rounds = of_row()
-                .filter(|run| run.page_cluster == page_cluster)
+        .map(|setting| (setting, of_row().filter(|run| run.page_cluster == setting).collect()))
+        .collect()
+}
+
+fn cpu(runs: &[Run], row: Row, threads: usize) -> Vec<RowCpu> {
+    let settings = by_read_ahead(runs, row, threads);
+    let of_setting = |(page_cluster, runs): (Option<u8>, Vec<&Run>)| {
+        let measured = || runs.iter().map(|run| &run.measurement);
+        let per_access = |ns: fn(CpuTime) -> u64| {
+            Spread::of(measured().map(|m| ns(m.cpu) as f64 / m.accesses as f64).collect())
+        };
+        let per_moved_page = measured()
+            .filter_map(|m| Some((m.cpu.total_ns(), m.moved_pages.filter(|&pages| pages > 0)?)))
+            .map(|(ns, pages)| ns as f64 / pages as f64);
+        Some(RowCpu {
+            row,
+            threads,
+            page_cluster,
+            per_access: per_access(CpuTime::total_ns)?,
+            system_per_access: per_access(|cpu| cpu.system_ns)?,
+            per_moved_page: Spread::of(per_moved_page.collect()),
+        })
+    };
+    settings.into_iter().filter_map(of_setting).collect()
+}
+
+/// The better of a row's read-ahead settings, without its ratio.
+fn cell(runs: &[Run], row: Row, threads: usize, phase: Phase) -> Option<Cell> {
+    by_read_ahead(runs, row, threads)
+        .into_iter()
+        .filter_map(|(page_cluster, runs)| {
+            let rounds = runs
+                .iter()
                 .flat_map(|run| &run.measurement.phases)
                 .filter(|time| time.phase == phase)
                 .map(|time| time.ns)
                 .collect();
             let ns = Spread::of(rounds)?;
-            Some(Cell { row, threads, phase, page_cluster, ns, ratio: None })
+            let (ratio, round_ratios) = (None, Vec::new());
+            Some(Cell { row, threads, phase, page_cluster, ns, ratio, round_ratios })
         })
         .min_by(|one, other| one.ns.median.total_cmp(&other.ns.median))
 }
@@ -298,6 +386,9 @@ mod tests {
         let phases = times.iter().map(|&(phase, ns)| PhaseTime { phase, ns }).collect();
         let measurement = Measurement {
             phases,
+            accesses: 10,
+            cpu: CpuTime { user_ns: 300, system_ns: 700 },
+            moved_pages: row.is_kernel().then_some(5),
             peak: Some(1 << 20),
             uncharged_pool: 0,
             peak_pss: None,
@@ -325,6 +416,33 @@ mod tests {
     }
 
     #[test]
+    fn the_deviation_is_that_of_a_sample() {
+        let spread = |rounds: &[f64]| Spread::of(rounds.to_vec()).unwrap();
+        let several = spread(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
+        assert!((several.mean - 5.0).abs() < 1e-9);
+        assert!((several.deviation - (32.0_f64 / 7.0).sqrt()).abs() < 1e-9);
+        assert!(spread(&[3.0]).deviation.abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_cpu_of_each_read_ahead_is_shown_by_itself() {
+        let report = report(&[
+            run(Row::ZramLz4, Some(0), &[(Phase::Fill, 30.0)]),
+            run(Row::ZramLz4, Some(3), &[(Phase::Fill, 20.0)]),
+            run(Row::Handoff, None, &[(Phase::Fill, 10.0)]),
+        ]);
+        let median = |spread: &Spread| spread.median;
+        let cpu: Vec<_> = report.cpu.iter().map(|cpu| (cpu.row, cpu.page_cluster)).collect();
+        let rows = [(Row::ZramLz4, Some(0)), (Row::ZramLz4, Some(3)), (Row::Handoff, None)];
+        assert_eq!(cpu, rows);
+        assert_eq!(median(&report.cpu[0].per_access), 100.0);
+        assert_eq!(median(&report.cpu[0].system_per_access), 70.0);
+        assert_eq!(report.cpu[0].per_moved_page.as_ref().map(median), Some(200.0));
+        assert!(report.cpu[2].per_moved_page.is_none());
+        assert!(report.table().contains("kernel zram lz4 (3)"), "{}", report.table());
+    }
+
+    #[test]
     fn a_kernel_cell_is_the_better_read_ahead_of_its_phase() {
         let report = report(&[
             run(Row::ZramLz4, Some(0), &[(Phase::OrderedRead, 60.0), (Phase::RandomRead, 30.0)]),
@@ -348,6 +466,7 @@ mod tests {
         assert_eq!(ratio(Row::ZswapLzo), Some(1.0));
         assert_eq!(ratio(Row::ZramLz4), Some(20.0 / 30.0));
         assert_eq!(find(&report, Row::Handoff, Phase::RandomRead).ratio, None);
+        assert_eq!(find(&report, Row::Handoff, Phase::Fill).round_ratios, [2.0]);
     }
 
     #[test]
@@ -358,6 +477,7 @@ mod tests {
             run(Row::Handoff, None, &[(Phase::Fill, 10.0)]),
         ])
         .table();
+        let (table, _) = table.split_once("CPU ns").unwrap();
         assert_eq!(table.matches("kernel zram lz4").count(), 1, "{table}");
         assert!(table.contains("10 (10–10)  2.00×"), "{table}");
     }
@@ -370,6 +490,7 @@ mod tests {
             let expected = usize::from(times.iter().any(|(measured, _)| *measured == phase));
             assert_eq!(table.matches(phase.title()).count(), expected, "{table}");
         }
-        assert_eq!(table.matches("plain, no limit").count(), 2, "{table}");
+        // Two blocks of phases and the CPU time.
+        assert_eq!(table.matches("plain, no limit").count(), 3, "{table}");
     }
 }

@@ -18,15 +18,20 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 
-use super::kernel::cgroup::{Hierarchy, MemoryGroup, Version};
+use super::kernel::cgroup::{CpuTime, Hierarchy, MemoryGroup, Version};
 use super::kernel::zram::ZramSwap;
 use super::kernel::zswap::{self, ZswapSwap};
 use super::kernel::{Journal, KernelError, set_page_cluster, swap_file};
+use super::moved::Moved;
+use super::tree_cpu::TreeCpu;
 use super::tree_memory;
 use super::workload::{Output, Phase, PhaseTime};
 
 /// How often the memory of a running row is looked at.
 const SAMPLE: Duration = Duration::from_millis(10);
+
+/// It reads all of /proc.
+const SAMPLES_PER_CPU_SAMPLE: u64 = 5;
 
 /// What a swap area is made larger than twice the data.
 const SPARE_AREA: u64 = 512 << 20;
@@ -108,6 +113,12 @@ pub struct Setting {
 pub struct Measurement {
     /// What the workload printed.
     pub phases: Vec<PhaseTime>,
+    /// Of the workload, all phases and checks together.
+    pub accesses: u64,
+    /// Of the whole tree, all phases and checks together, vswap's processes included.
+    pub cpu: CpuTime,
+    /// Pages that the peer moved out of memory and into it, by its own counters.
+    pub moved_pages: Option<u64>,
     /// Most RAM taken, all told, if it could be seen.
     pub peak: Option<u64>,
     /// The largest pool of compressed pages that the cgroup's charge did not include.
@@ -184,14 +195,20 @@ impl<'j> Bench<'j> {
         if let (Some(group), true) = (&group, setting.row.is_kernel()) {
             group.set_limit(setting.limit)?;
         }
+        let moved = match setting.row.peer() {
+            Peer::Nothing => Moved::Nobody,
+            Peer::Zram(_) | Peer::Zswap(_) => Moved::by_kernel(),
+            Peer::Vswap(_) => Moved::by_vswap()?,
+        };
         let run = Running {
-            child: self.spawn(setting, group.as_ref())?,
+            child: self.spawn(setting, group.as_ref(), moved.stats_path())?,
             deadline: Instant::now() + time_limit(self.bytes, setting.phases.len()),
         };
         let mut watch =
             Watch { swap: &swap, group: group.as_ref(), setting, seen: Seen::default() };
         let output = run.watch(&self.stop, &mut watch)?;
         let seen = watch.seen;
+        let cpu = group.as_ref().and_then(MemoryGroup::cpu_time);
         let peak = match &group {
             // The sum of two numbers that peak at different times has to be sampled.
             Some(_) if seen.uncharged_pool > 0 => Some(seen.total),
@@ -200,6 +217,9 @@ impl<'j> Bench<'j> {
         };
         Ok(Measurement {
             phases: output.phases,
+            accesses: output.accesses,
+            cpu: cpu.unwrap_or_else(|| seen.cpu.total()),
+            moved_pages: moved.pages(),
             peak,
             uncharged_pool: seen.uncharged_pool,
             peak_pss: seen.pss,
@@ -227,14 +247,21 @@ impl<'j> Bench<'j> {
 
     /// Starts the workload, inside the group if there is one, in a process group of its own so
     /// that all of it can be killed.
-    fn spawn(&self, setting: &Setting, group: Option<&MemoryGroup<'_>>) -> anyhow::Result<Child> {
+    fn spawn(
+        &self,
+        setting: &Setting,
+        group: Option<&MemoryGroup<'_>>,
+        stats: Option<String>,
+    ) -> anyhow::Result<Child> {
         let mut command = Command::new(&self.program);
         if let Some(group) = group {
-            command.args(["bench", "enter"]).arg(group.procs()).arg("--").arg(&self.program);
+            command.args(["bench", "enter"]).args(group.procs()).arg("--").arg(&self.program);
         }
         if let Peer::Vswap(engine) = setting.row.peer() {
             let ram = setting.limit.to_string();
-            command.args(["run", "--ram", &ram, "--engine", engine, "--"]).arg(&self.program);
+            command.args(["run", "--ram", &ram, "--engine", engine]);
+            command.args(stats.iter().flat_map(|path| ["--stats", path]));
+            command.arg("--").arg(&self.program);
         }
         command.args(["bench", "workload"]);
         command.arg("--bytes").arg(self.bytes.to_string());
@@ -309,8 +336,10 @@ struct Watch<'a> {
     seen: Seen,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Seen {
+    cpu: TreeCpu,
+    samples: u64,
     total: u64,
     uncharged_pool: u64,
     pss: Option<u64>,
@@ -324,6 +353,11 @@ impl Watch<'_> {
             self.seen.uncharged_pool = self.seen.uncharged_pool.max(pool);
             self.seen.total = self.seen.total.max(group.usage()? + pool);
         }
+        let counted = self.group.is_some_and(|group| group.cpu_time().is_some());
+        if !counted && self.seen.samples.is_multiple_of(SAMPLES_PER_CPU_SAMPLE) {
+            self.seen.cpu.sample(child);
+        }
+        self.seen.samples += 1;
         if self.setting.sample_pss {
             let processes = match self.group {
                 Some(group) => group.processes()?,

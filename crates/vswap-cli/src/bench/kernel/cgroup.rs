@@ -1,9 +1,11 @@
-//! A memory cgroup, of version 1 or 2, that holds one measured program.
+//! A cgroup, of version 1 or 2, that holds one measured program: its memory, and its CPU time where
+//! the kernel counts that.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
 
 use super::{Change, Context as _, Journal, KernelError, Undo, read, read_number, write};
 
@@ -27,6 +29,24 @@ pub struct Hierarchy {
     parent: PathBuf,
     /// Whether the controller has to be turned on for the parent's children first.
     enable: bool,
+    /// The place in the hierarchy of version 1 that counts CPU time. Version 2 counts it in each group.
+    cpu_parent: Option<PathBuf>,
+}
+
+/// CPU time of a group or of some processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CpuTime {
+    /// In the programs.
+    pub user_ns: u64,
+    /// In the kernel on their behalf. Not what its own threads did: kswapd, workers that write to disks.
+    pub system_ns: u64,
+}
+
+impl CpuTime {
+    /// Of both kinds.
+    pub fn total_ns(self) -> u64 {
+        self.user_ns + self.system_ns
+    }
 }
 
 impl Hierarchy {
@@ -44,11 +64,21 @@ impl Hierarchy {
 
     fn choose(mounts: &str, own: &str) -> Result<Self, KernelError> {
         let mounted: Vec<Mount> = mounts.lines().filter_map(Mount::parse).collect();
-        if let Some(v1) = mounted.iter().find(|mount| mount.is_v1_memory()) {
-            let path = own_path(own, |controllers| controllers.split(',').any(|c| c == "memory"));
-            let parent = v1.directory(path.unwrap_or("/"));
-            return Ok(Self { version: Version::V1, parent, enable: false });
+        let v1 = |controller| {
+            let mount = mounted.iter().find(|mount| mount.is_v1(controller))?;
+            let path = own_path(own, |controllers| controllers.split(',').any(|c| c == controller));
+            Some(mount.directory(path.unwrap_or("/")))
+        };
+        if let Some(parent) = v1("memory") {
+            let cpu_parent = v1("cpuacct").filter(|cpu| *cpu != parent);
+            return Ok(Self { version: Version::V1, parent, enable: false, cpu_parent });
         }
+        let v2_at = |parent: &Path, enable| Self {
+            version: Version::V2,
+            parent: parent.into(),
+            enable,
+            cpu_parent: None,
+        };
         let missing = || KernelError::Missing("memory cgroups".into());
         let v2 = mounted.iter().find(|mount| mount.kind == "cgroup2").ok_or_else(missing)?;
         let own = v2.directory(own_path(own, str::is_empty).unwrap_or("/"));
@@ -56,10 +86,10 @@ impl Hierarchy {
         let above = own.ancestors().take_while(|dir| dir.starts_with(root));
         let hands_down = |dir: &&Path| lists_memory(&dir.join("cgroup.subtree_control"));
         if let Some(parent) = above.into_iter().find(hands_down) {
-            return Ok(Self { version: Version::V2, parent: parent.into(), enable: false });
+            return Ok(v2_at(parent, false));
         }
         if lists_memory(&root.join("cgroup.controllers")) {
-            return Ok(Self { version: Version::V2, parent: root.into(), enable: true });
+            return Ok(v2_at(root, true));
         }
         Err(missing())
     }
@@ -78,11 +108,21 @@ impl Hierarchy {
         } else {
             None
         };
-        let dir = self.parent.join(format!("vswap-bench-{}", std::process::id()));
-        let change = journal.record(Undo::Group(dir.clone()))?;
-        std::fs::create_dir(&dir).context("making", &dir)?;
-        Ok(MemoryGroup { version: self.version, dir, _group: change, _enabled: enabled })
+        let (dir, group) = make_group(journal, &self.parent)?;
+        // Where that is refused, there is CPU time from /proc.
+        let cpu = self.cpu_parent.as_ref().and_then(|parent| make_group(journal, parent).ok());
+        Ok(MemoryGroup { version: self.version, dir, _group: group, cpu, _enabled: enabled })
     }
+}
+
+fn make_group<'j>(
+    journal: &'j Journal,
+    parent: &Path,
+) -> Result<(PathBuf, Change<'j>), KernelError> {
+    let dir = parent.join(format!("vswap-bench-{}", std::process::id()));
+    let change = journal.record(Undo::Group(dir.clone()))?;
+    std::fs::create_dir(&dir).context("making", &dir)?;
+    Ok((dir, change))
 }
 
 /// A memory cgroup; what is left in it is killed when it is dropped.
@@ -90,13 +130,33 @@ pub struct MemoryGroup<'j> {
     version: Version,
     dir: PathBuf,
     _group: Change<'j>,
+    /// The group that counts CPU time, where that is another one.
+    cpu: Option<(PathBuf, Change<'j>)>,
     _enabled: Option<Change<'j>>,
 }
 
 impl MemoryGroup<'_> {
-    /// The file that a process writes its id to, to enter the group.
-    pub fn procs(&self) -> PathBuf {
-        self.dir.join("cgroup.procs")
+    /// The files that a process writes its id to, to enter the group.
+    pub fn procs(&self) -> Vec<PathBuf> {
+        let dirs = std::iter::once(&self.dir).chain(self.cpu.iter().map(|(dir, _)| dir));
+        dirs.map(|dir| dir.join("cgroup.procs")).collect()
+    }
+
+    /// What the group's processes used, those that ended included, or `None` if nobody counts it here.
+    pub fn cpu_time(&self) -> Option<CpuTime> {
+        match (self.version, &self.cpu) {
+            (Version::V1, None) => None,
+            (Version::V1, Some((dir, _))) => {
+                let number = |name| read_number(&dir.join(name)).ok();
+                let parts = number("cpuacct.usage_user").zip(number("cpuacct.usage_sys"));
+                Some(divide(number("cpuacct.usage")?, parts?))
+            }
+            (Version::V2, _) => {
+                let stat = read(&self.dir.join("cpu.stat")).ok()?;
+                let ns = |name| Some(stat_field(&stat, name)? * 1000);
+                Some(CpuTime { user_ns: ns("user_usec")?, system_ns: ns("system_usec")? })
+            }
+        }
     }
 
     /// Limits the group's RAM.
@@ -152,6 +212,13 @@ impl MemoryGroup<'_> {
     }
 }
 
+/// Version 1 has an exact sum, and its parts as the timer's ticks found them.
+fn divide(total_ns: u64, (user, system): (u64, u64)) -> CpuTime {
+    let ticks = (user + system).max(1);
+    let user_ns = (u128::from(total_ns) * u128::from(user) / u128::from(ticks)) as u64;
+    CpuTime { user_ns, system_ns: total_ns - user_ns }
+}
+
 fn processes(dir: &Path) -> Result<Vec<Pid>, KernelError> {
     let text = read(&dir.join("cgroup.procs"))?;
     Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
@@ -198,8 +265,8 @@ impl<'a> Mount<'a> {
         Some(Self { root, point, kind, options })
     }
 
-    fn is_v1_memory(&self) -> bool {
-        self.kind == "cgroup" && self.options.split(',').any(|option| option == "memory")
+    fn is_v1(&self, controller: &str) -> bool {
+        self.kind == "cgroup" && self.options.split(',').any(|option| option == controller)
     }
 
     /// Where a group is found. In a container the mount may show only part of the hierarchy; a
@@ -230,12 +297,20 @@ mod tests {
     fn version_1_groups_go_below_our_own() {
         let mounts = "25 20 0:22 / /cg/memory rw - cgroup cgroup rw,memory\n\
                       26 20 0:23 / /cg/unified rw - cgroup2 cgroup2 rw\n";
-        let own = "4:memory:/a/b\n0::/\n";
-        let parent = "/cg/memory/a/b".into();
-        assert_eq!(
-            Hierarchy::choose(mounts, own).unwrap(),
-            Hierarchy { version: Version::V1, parent, enable: false }
-        );
+        let own = "4:memory:/a/b\n5:cpu,cpuacct:/c\n0::/\n";
+        let choose = |mounts| Hierarchy::choose(mounts, own).unwrap();
+        let parent = PathBuf::from("/cg/memory/a/b");
+        let expected = Hierarchy { version: Version::V1, parent, enable: false, cpu_parent: None };
+        assert_eq!(choose(mounts), expected);
+        let with_cpu = format!("{mounts}27 20 0:24 / /cg/cpu rw - cgroup cgroup rw,cpu,cpuacct\n");
+        let expected = Hierarchy { cpu_parent: Some("/cg/cpu/c".into()), ..expected };
+        assert_eq!(choose(&with_cpu), expected);
+    }
+
+    #[test]
+    fn the_sum_is_kept_when_it_is_divided_by_ticks() {
+        assert_eq!(divide(1001, (30, 10)), CpuTime { user_ns: 750, system_ns: 251 });
+        assert_eq!(divide(5, (0, 0)), CpuTime { user_ns: 0, system_ns: 5 });
     }
 
     #[test]
@@ -267,6 +342,7 @@ mod tests {
             version: Version::V2,
             parent: parent.into(),
             enable,
+            cpu_parent: None,
         };
         assert_eq!(choose().unwrap(), at(&root, true));
         std::fs::write(root.join("cgroup.subtree_control"), "memory\n").unwrap();

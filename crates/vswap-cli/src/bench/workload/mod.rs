@@ -57,6 +57,8 @@ pub struct PhaseTime {
 pub struct Output {
     /// The phases in the order in which they ran.
     pub phases: Vec<PhaseTime>,
+    /// Pages and accesses of all of them, and those of the checks that are not timed.
+    pub accesses: u64,
 }
 
 /// Why the workload failed.
@@ -107,7 +109,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             PhaseTime { phase, ns: time.as_nanos() as f64 / accesses as f64 }
         })
         .collect();
-    print(&Output { phases })
+    let accesses = plan.phases.iter().map(|&phase| plan.accesses_in(phase, pages)).sum::<usize>();
+    let accesses = (accesses + plan.unmeasured_accesses(pages)) * args.threads;
+    print(&Output { phases, accesses: accesses as u64 })
 }
 
 /// Prints from a buffer on the stack, which no engine swaps out.
