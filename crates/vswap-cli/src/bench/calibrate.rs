@@ -35,7 +35,7 @@ pub struct Calibration {
 /// Those of [`Bench::run`]; or the row breaks its budget, or takes more at any limit.
 pub fn calibrate(bench: &Bench<'_>, row: Row, ram: u64) -> anyhow::Result<Calibration> {
     let kernel = row.is_kernel();
-    let mut limit = if kernel { first_guess(bench.bytes, ram) } else { ram };
+    let mut limit = if kernel { first_guess(bench, row, ram) } else { ram };
     let mut best: Option<Calibration> = None;
     for _ in 0..TRIES {
         let found = try_limit(bench, row, limit)?;
@@ -84,11 +84,21 @@ fn tolerated(budget: u64) -> u64 {
     budget + budget / 20 + (8 << 20)
 }
 
+fn first_guess(bench: &Bench<'_>, row: Row, ram: u64) -> u64 {
+    match row {
+        // There is no pool.
+        Row::SwapFile => ram,
+        // The pool is no larger than its own limit.
+        _ if bench.swap_file => ram - ram / 2,
+        _ => all_compressed(bench.bytes, ram, bench.contents.ratio()),
+    }
+}
+
 /// With a pool that shrinks pages to 1/r, D bytes fit in D/r + R(1 − 1/r) with R resident. Pools
-/// keep part of lz4's 2.4.
-fn first_guess(data: u64, ram: u64) -> u64 {
-    const RATIO: f64 = 2.2;
-    let resident = (ram as f64 - data as f64 / RATIO) / (1.0 - 1.0 / RATIO);
+/// keep part of lz4's ratio.
+fn all_compressed(data: u64, ram: u64, ratio: f64) -> u64 {
+    let ratio = (ratio * 0.92).max(1.1);
+    let resident = (ram as f64 - data as f64 / ratio) / (1.0 - 1.0 / ratio);
     (resident as u64).clamp(4 * LEAST_LIMIT, ram)
 }
 
@@ -113,7 +123,7 @@ mod tests {
         let (data, ram) = (512 * MIB, 256 * MIB);
         for ratio in [2.1, 2.2, 2.6, 3.0] {
             let taken = |limit: u64| limit + ((data - limit) as f64 / ratio) as u64;
-            let mut limit = first_guess(data, ram);
+            let mut limit = all_compressed(data, ram, 2.4);
             for _ in 0..TRIES {
                 limit = next_limit(limit, taken(limit), ram);
             }

@@ -29,6 +29,7 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum as _};
 
 use self::calibrate::{Calibration, calibrate};
+use self::contents::Mix;
 use self::kernel::cgroup::{Hierarchy, Version};
 use self::kernel::{Journal, KernelError};
 use self::report::{Absence, Conditions, Report, Run};
@@ -56,7 +57,7 @@ pub struct Args {
     /// Phases of the workload to run, after the fill; by default all, or the first four with --quick
     #[arg(long, value_name = "PHASE,…", value_delimiter = ',', value_enum)]
     phases: Vec<Phase>,
-    /// Rows to run, by default all
+    /// Rows to run, by default all, without the swap file alone with --quick
     #[arg(long, value_delimiter = ',', value_enum)]
     rows: Vec<Row>,
     /// Write the numbers of all rounds to a file, as JSON
@@ -65,7 +66,14 @@ pub struct Args {
     /// Fewer phases and accesses, and the kernel's read-ahead only where it helps: for a first look
     #[arg(long)]
     quick: bool,
-    /// Directory for the swap file behind zswap
+    /// What the workload's memory holds: objects of a heap, text, a mix of both with numbers, zero,
+    /// same-filled and random pages, or random bits
+    #[arg(long, value_enum, default_value_t = Mix::Heap, hide_possible_values = true, value_name = "heap|text|mixed|random")]
+    contents: Mix,
+    /// Give each limited row a swap file, for data that does not fit into the RAM compressed
+    #[arg(long)]
+    swap: bool,
+    /// Directory for swap files
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     swap_dir: PathBuf,
     #[command(subcommand)]
@@ -138,6 +146,16 @@ fn compare(args: &Args) -> anyhow::Result<ExitCode> {
         let what = "--ram is more than --size, so nothing would be swapped";
         return Err(Refusal::usage(what, "give a --size above it").into());
     }
+    // Pools do not keep all of a codec's ratio, and a program needs room beside them.
+    if !args.swap && args.size.0 as f64 > 0.95 * args.contents.ratio() * args.ram.0 as f64 {
+        let what = format!(
+            "--size {} of {} does not fit into --ram {} compressed",
+            args.size,
+            args.contents.argument(),
+            args.ram
+        );
+        return Err(Refusal::usage(what, "give --swap, or less data").into());
+    }
     // Before minutes of measuring, not after.
     let json = args.json.as_deref().map(create_json).transpose()?;
     let stop = Arc::new(AtomicUsize::new(0));
@@ -191,6 +209,9 @@ impl<'a> Comparison<'a> {
             kernel,
             program,
             bytes,
+            ram: args.ram.0,
+            contents: args.contents,
+            swap_file: args.swap,
             phases: args.phases(),
             accesses: args.quick.then_some(bytes / contents::PAGE_BYTES as u64 / 4),
             swap_dir: args.swap_dir.clone(),
@@ -202,10 +223,13 @@ impl<'a> Comparison<'a> {
 
     /// Everything that was measured, or `None` if a signal asked to stop.
     fn run(mut self) -> Option<Report> {
-        let all = Row::value_variants();
-        let wanted = if self.args.rows.is_empty() { all } else { &self.args.rows };
+        let args = self.args;
+        let wanted = |row: &&Row| match args.rows.as_slice() {
+            [] => !(args.quick && row.is_slow()),
+            rows => rows.contains(row),
+        };
         let mut rows = Vec::new();
-        for &row in all.iter().filter(|row| wanted.contains(row)) {
+        for &row in Row::value_variants().iter().filter(wanted) {
             if self.calibrate(row) {
                 rows.push(row);
             }
@@ -318,6 +342,8 @@ impl<'a> Comparison<'a> {
                 Version::V2 => "v2",
             }),
             bytes: self.args.size.0,
+            contents: self.args.contents.describe(),
+            swap_file: self.args.swap,
             ram: self.args.ram.0,
             rounds: self.args.rounds,
             quick: self.args.quick,
@@ -336,12 +362,12 @@ fn usable_hierarchy(journal: &Journal) -> Result<Hierarchy, String> {
 }
 
 /// A kernel row is run with and without read-ahead, and each phase shows the better. A quick bench
-/// takes each only for the phases that it is known to suit.
+/// takes each only for the phases that it is known to suit, and so does a row that is slow.
 fn read_ahead_settings(row: Row, quick: bool, phases: &[Phase]) -> Vec<(Option<u8>, Vec<Phase>)> {
     if !row.is_kernel() {
         return vec![(None, phases.to_vec())];
     }
-    if !quick {
+    if !quick && !row.is_slow() {
         return vec![(Some(0), phases.to_vec()), (Some(3), phases.to_vec())];
     }
     // The fill runs before either.

@@ -145,6 +145,10 @@ pub struct Conditions {
     pub cgroup: Option<&'static str>,
     /// Bytes touched.
     pub bytes: u64,
+    /// What those bytes were.
+    pub contents: String,
+    /// Whether each limited row had a swap file.
+    pub swap_file: bool,
     /// RAM of each limited row, all told.
     pub ram: u64,
     /// Rounds of each cell.
@@ -210,7 +214,8 @@ impl Report {
 
     /// The tables, one for each number of threads.
     pub fn table(&self) -> String {
-        let mut text = String::new();
+        let mut text = format!("contents: {}", self.conditions.contents);
+        text.push_str(if self.conditions.swap_file { "; with a swap file\n" } else { "\n" });
         let mut threads: Vec<_> = self.memory.iter().map(|memory| memory.threads).collect();
         threads.dedup();
         for threads in threads {

@@ -18,10 +18,12 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 
+use super::contents::Mix;
 use super::kernel::cgroup::{CpuTime, Hierarchy, MemoryGroup, Version};
+use super::kernel::swap_file::{Priority, SwapFile};
 use super::kernel::zram::ZramSwap;
-use super::kernel::zswap::{self, ZswapSwap};
-use super::kernel::{Journal, KernelError, set_page_cluster, swap_file};
+use super::kernel::zswap::{self, PoolLimit, ZswapSwap};
+use super::kernel::{Change, Journal, KernelError, set_page_cluster, swap_file};
 use super::moved::Moved;
 use super::tree_cpu::TreeCpu;
 use super::tree_memory;
@@ -48,6 +50,8 @@ pub enum Row {
     ZswapLz4,
     /// Kernel zswap with lzo, its usual default, before a swap file.
     ZswapLzo,
+    /// A kernel swap file with nothing before it.
+    SwapFile,
     /// `vswap run --engine handoff`.
     Handoff,
     /// `vswap run --engine inline`.
@@ -60,6 +64,7 @@ enum Peer {
     Nothing,
     Zram(&'static str),
     Zswap(&'static str),
+    SwapFile,
     Vswap(&'static str),
 }
 
@@ -70,6 +75,7 @@ impl Row {
             Self::ZramLz4 => Peer::Zram("lz4"),
             Self::ZswapLz4 => Peer::Zswap("lz4"),
             Self::ZswapLzo => Peer::Zswap("lzo"),
+            Self::SwapFile => Peer::SwapFile,
             Self::Handoff => Peer::Vswap("handoff"),
             Self::Inline => Peer::Vswap("inline"),
         }
@@ -77,7 +83,12 @@ impl Row {
 
     /// True for the rows that the others are compared with.
     pub const fn is_kernel(self) -> bool {
-        matches!(self.peer(), Peer::Zram(_) | Peer::Zswap(_))
+        matches!(self.peer(), Peer::Zram(_) | Peer::Zswap(_) | Peer::SwapFile)
+    }
+
+    /// Rows that a disk makes too slow for a first look.
+    pub const fn is_slow(self) -> bool {
+        matches!(self, Self::SwapFile)
     }
 
     /// Name for people.
@@ -86,6 +97,7 @@ impl Row {
             Peer::Nothing => "plain, no limit".into(),
             Peer::Zram(codec) => format!("kernel zram {codec}"),
             Peer::Zswap(codec) => format!("kernel zswap {codec}"),
+            Peer::SwapFile => "kernel swap file".into(),
             Peer::Vswap(engine) => format!("vswap {engine}"),
         }
     }
@@ -141,7 +153,13 @@ pub struct Bench<'j> {
     pub phases: Vec<Phase>,
     /// Random accesses; by default one per page.
     pub accesses: Option<u64>,
-    /// Where the swap file goes.
+    /// RAM of each row, all told.
+    pub ram: u64,
+    /// What the workload's memory holds.
+    pub contents: Mix,
+    /// Whether each limited row gets a swap file, besides those that are about one.
+    pub swap_file: bool,
+    /// Where swap files go.
     pub swap_dir: PathBuf,
     /// The number of the signal that asked the bench to stop, or 0.
     pub stop: Arc<AtomicUsize>,
@@ -150,16 +168,22 @@ pub struct Bench<'j> {
 /// The kernel swap of a row, while it is in use.
 enum Swap<'j> {
     None,
-    Zram(ZramSwap<'j>),
+    // The file's pages come back, or go to the device, before that goes.
+    Zram(Option<SwapFile<'j>>, ZramSwap<'j>),
     Zswap(ZswapSwap<'j>, Version),
+    // A zswap that is on would stand before the file.
+    File { file: SwapFile<'j>, _zswap_off: Option<Change<'j>> },
 }
 
 impl Swap<'_> {
-    fn area(&self) -> Option<&Path> {
+    fn areas(&self) -> Vec<&Path> {
         match self {
-            Self::None => None,
-            Self::Zram(zram) => Some(zram.area()),
-            Self::Zswap(zswap, _) => Some(zswap.area()),
+            Self::None => vec![],
+            Self::Zram(file, zram) => {
+                file.iter().map(SwapFile::path).chain([zram.area()]).collect()
+            }
+            Self::Zswap(zswap, _) => vec![zswap.area()],
+            Self::File { file, .. } => vec![file.path()],
         }
     }
 
@@ -167,8 +191,8 @@ impl Swap<'_> {
     /// charges it in the unified hierarchy only.
     fn uncharged_pool(&self) -> Result<u64, KernelError> {
         match self {
-            Self::None | Self::Zswap(_, Version::V2) => Ok(0),
-            Self::Zram(zram) => zram.pool_bytes(),
+            Self::None | Self::File { .. } | Self::Zswap(_, Version::V2) => Ok(0),
+            Self::Zram(_, zram) => zram.pool_bytes(),
             Self::Zswap(_, Version::V1) => zswap::pool_bytes(),
         }
     }
@@ -197,12 +221,12 @@ impl<'j> Bench<'j> {
         }
         let moved = match setting.row.peer() {
             Peer::Nothing => Moved::Nobody,
-            Peer::Zram(_) | Peer::Zswap(_) => Moved::by_kernel(),
+            Peer::Zram(_) | Peer::Zswap(_) | Peer::SwapFile => Moved::by_kernel(),
             Peer::Vswap(_) => Moved::by_vswap()?,
         };
         let run = Running {
             child: self.spawn(setting, group.as_ref(), moved.stats_path())?,
-            deadline: Instant::now() + time_limit(self.bytes, setting.phases.len()),
+            deadline: Instant::now() + self.time_limit(setting),
         };
         let mut watch =
             Watch { swap: &swap, group: group.as_ref(), setting, seen: Seen::default() };
@@ -227,6 +251,15 @@ impl<'j> Bench<'j> {
         })
     }
 
+    /// Some 80 µs for each page in each pass, ten times what a slow peer takes, and as much again where
+    /// there is a disk: only a hang reaches it. Besides the phases themselves there are the checks
+    /// before the memory is freed and at the end, and the blocks to churn.
+    fn time_limit(&self, setting: &Setting) -> Duration {
+        let passes = setting.phases.len() as u64 + 3;
+        let slowness = if self.swap_file || setting.row.is_slow() { 5 } else { 1 };
+        Duration::from_secs(10) + Duration::from_millis((self.bytes >> 20) * 20 * passes * slowness)
+    }
+
     fn swap(&self, row: Row) -> Result<Swap<'j>, KernelError> {
         let (journal, version) = match (&self.kernel, row.peer()) {
             (_, Peer::Nothing | Peer::Vswap(_)) => return Ok(Swap::None),
@@ -235,11 +268,26 @@ impl<'j> Bench<'j> {
         };
         // Room for all of the data, and for what the machine swaps of others once it can.
         let area = 2 * self.bytes + SPARE_AREA;
+        let file = |priority| SwapFile::on(journal, &self.swap_dir, area, priority);
         match row.peer() {
-            Peer::Zram(codec) => ZramSwap::on(journal, codec, area).map(Swap::Zram),
+            // As distributions size the device when there is a file behind it.
+            Peer::Zram(codec) if self.swap_file => {
+                let zram = ZramSwap::on(journal, codec, self.ram)?;
+                Ok(Swap::Zram(Some(file(Priority::Second)?), zram))
+            }
+            Peer::Zram(codec) => Ok(Swap::Zram(None, ZramSwap::on(journal, codec, area)?)),
             Peer::Zswap(codec) => {
-                let zswap = ZswapSwap::on(journal, codec, &self.swap_dir, area)?;
+                let pool = match (self.swap_file, version) {
+                    (false, _) => PoolLimit::All(area),
+                    (true, Version::V1) => PoolLimit::Machine(self.ram / 2),
+                    (true, Version::V2) => PoolLimit::Group,
+                };
+                let zswap = ZswapSwap::on(journal, codec, pool, &self.swap_dir, area)?;
                 Ok(Swap::Zswap(zswap, version))
+            }
+            Peer::SwapFile => {
+                let zswap_off = zswap::off(journal)?;
+                Ok(Swap::File { file: file(Priority::First)?, _zswap_off: zswap_off })
             }
             Peer::Nothing | Peer::Vswap(_) => Ok(Swap::None),
         }
@@ -261,11 +309,15 @@ impl<'j> Bench<'j> {
             let ram = setting.limit.to_string();
             command.args(["run", "--ram", &ram, "--engine", engine]);
             command.args(stats.iter().flat_map(|path| ["--stats", path]));
+            if self.swap_file {
+                command.arg("--swap").arg(&self.swap_dir);
+            }
             command.arg("--").arg(&self.program);
         }
         command.args(["bench", "workload"]);
         command.arg("--bytes").arg(self.bytes.to_string());
         command.arg("--threads").arg(setting.threads.to_string());
+        command.arg("--contents").arg(self.contents.argument());
         if let Some(accesses) = self.accesses {
             command.arg("--accesses").arg(accesses.to_string());
         }
@@ -279,14 +331,6 @@ impl<'j> Bench<'j> {
             .with_context(|| format!("starting {}", self.program.display()))?;
         Ok(child)
     }
-}
-
-/// Some 80 µs for each page in each pass, ten times what a slow peer takes: only a hang reaches it.
-/// Besides the phases themselves there are the checks before the memory is freed and at the end, and
-/// the blocks to churn.
-fn time_limit(bytes: u64, phases: usize) -> Duration {
-    let passes = phases as u64 + 3;
-    Duration::from_secs(10) + Duration::from_millis((bytes >> 20) * 20 * passes)
 }
 
 /// A started workload, killed when dropped before its end.
@@ -371,8 +415,15 @@ impl Watch<'_> {
     /// The workload's part of the pool that is charged to nobody. Swap is the whole machine's, so
     /// others may have pages in it; they are taken to compress as ours do.
     fn own_pool(&mut self, group: &MemoryGroup<'_>) -> Result<u64, KernelError> {
-        let Some(area) = self.swap.area() else { return Ok(0) };
-        let (own, used) = (group.swapped()?, swap_file::used(area)?);
+        let areas = self.swap.areas();
+        if areas.is_empty() {
+            return Ok(0);
+        }
+        let mut used = 0;
+        for area in areas {
+            used += swap_file::used(area)?;
+        }
+        let own = group.swapped()?;
         let foreign = used.saturating_sub(own);
         self.seen.foreign_swap = self.seen.foreign_swap.max(foreign);
         let pool = self.swap.uncharged_pool()?;

@@ -39,6 +39,9 @@ pub enum KernelError {
     /// This kernel was built without it, or it is not mounted.
     #[error("this machine has no {0}")]
     Missing(String),
+    /// The pool cannot be kept within the bench's RAM.
+    #[error("zswap's pool can be limited by whole per cents of this machine's memory only, so not to {} MiB", .0 >> 20)]
+    NoPoolLimit(u64),
     /// A file of the kernel's does not read as it should.
     #[error("{} holds {text:?}", path.display())]
     Malformed {
@@ -47,8 +50,8 @@ pub enum KernelError {
         /// What it holds.
         text: String,
     },
-    /// Other swap would be filled before ours.
-    #[error("swap is already on at the highest priority: {}; swapoff it first", .0.display())]
+    /// Other swap would be filled before ours, or with it.
+    #[error("swap is already on at the priority that the bench needs: {}; swapoff it first", .0.display())]
     OtherSwapFirst(PathBuf),
     /// Nobody would undo our changes.
     #[error("the guard process that restores the machine is gone")]
@@ -59,7 +62,7 @@ impl KernelError {
     /// True if this machine or user cannot have it, as opposed to something that went wrong.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Missing(_) | Self::OtherSwapFirst(_) => true,
+            Self::Missing(_) | Self::OtherSwapFirst(_) | Self::NoPoolLimit(_) => true,
             Self::Io { source, .. } => matches!(
                 source.kind(),
                 io::ErrorKind::PermissionDenied

@@ -14,8 +14,23 @@ use super::{Change, Context as _, Journal, KernelError, Undo, read};
 
 /// From the kernel's `linux/swap.h`: the low bits of the flags are a priority.
 const SWAP_FLAG_PREFER: i32 = 0x8000;
-/// The highest priority, so that this area is filled before any other.
-const PRIORITY: i32 = 0x7fff;
+/// Where an area of ours stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// The highest that there is, so that this area is filled before any other.
+    First,
+    /// What does not fit into the first goes here before it goes anywhere else.
+    Second,
+}
+
+impl Priority {
+    const fn number(self) -> i32 {
+        match self {
+            Self::First => 0x7fff,
+            Self::Second => 0x7ffe,
+        }
+    }
+}
 
 /// A swap file that is in use until dropped.
 pub struct SwapFile<'j> {
@@ -29,7 +44,12 @@ impl<'j> SwapFile<'j> {
     ///
     /// # Errors
     /// [`KernelError`] if the directory's file system is full or takes no swap files.
-    pub fn on(journal: &'j Journal, dir: &Path, bytes: u64) -> Result<Self, KernelError> {
+    pub fn on(
+        journal: &'j Journal,
+        dir: &Path,
+        bytes: u64,
+        priority: Priority,
+    ) -> Result<Self, KernelError> {
         let path = dir.join(format!("vswap-bench-{}.swap", std::process::id()));
         let undo = journal.record(Undo::SwapFile(path.clone()))?;
         let file = File::options()
@@ -41,7 +61,7 @@ impl<'j> SwapFile<'j> {
         fallocate(&file, FallocateFlags::empty(), 0, bytes).context("allocating", &path)?;
         write_header(&file, bytes).context("writing", &path)?;
         file.sync_all().context("writing", &path)?;
-        Ok(Self { _on: swap_on(journal, &path)?, _file: undo, path })
+        Ok(Self { _on: swap_on(journal, &path, priority)?, _file: undo, path })
     }
 
     /// Where it is.
@@ -61,19 +81,23 @@ pub fn write_header(file: &File, bytes: u64) -> io::Result<()> {
     file.write_all_at(&header, 0)
 }
 
-/// Turns a swap area on, at the highest priority.
+/// Turns a swap area on.
 ///
 /// # Errors
-/// [`KernelError`] if other swap is at that priority, or the kernel refuses.
-pub fn swap_on<'j>(journal: &'j Journal, path: &Path) -> Result<Change<'j>, KernelError> {
+/// [`KernelError`] if other swap is at its priority, or the kernel refuses.
+pub fn swap_on<'j>(
+    journal: &'j Journal,
+    path: &Path,
+    priority: Priority,
+) -> Result<Change<'j>, KernelError> {
     let swaps = read(Path::new("/proc/swaps"))?;
-    if let Some(other) = area_at_highest_priority(&swaps) {
+    if let Some(other) = area_at(&swaps, priority) {
         return Err(KernelError::OtherSwapFirst(other));
     }
     let name = c_path(path)?;
     let change = journal.record(Undo::SwapOff(path.into()))?;
     // SAFETY: `name` is a string that outlives the call; swapon touches no other memory of ours.
-    let result = unsafe { libc::swapon(name.as_ptr(), SWAP_FLAG_PREFER | PRIORITY) };
+    let result = unsafe { libc::swapon(name.as_ptr(), SWAP_FLAG_PREFER | priority.number()) };
     if result == 0 { Ok(change) } else { Err(last_error("turning on swap at", path)) }
 }
 
@@ -115,13 +139,13 @@ fn used_in(swaps: &str, area: &Path) -> Option<u64> {
     Some(fields.nth(2)?.parse::<u64>().ok()? << 10)
 }
 
-/// The area in this /proc/swaps that shares the highest priority with ours.
-fn area_at_highest_priority(swaps: &str) -> Option<PathBuf> {
-    let highest = PRIORITY.to_string();
+/// The area in this /proc/swaps that would share its priority with ours.
+fn area_at(swaps: &str, priority: Priority) -> Option<PathBuf> {
+    let priority = priority.number().to_string();
     let areas = swaps.lines().skip(1);
     areas.map(str::split_whitespace).find_map(|mut fields| {
         let path = fields.next()?;
-        (fields.next_back()? == highest).then(|| PathBuf::from(path))
+        (fields.next_back()? == priority).then(|| PathBuf::from(path))
     })
 }
 
@@ -134,10 +158,11 @@ mod tests {
     #[test]
     fn only_swap_at_the_highest_priority_is_in_the_way() {
         let low = format!("{HEADING}/dev/vdb partition\t1048572\t\t0\t\t-2\n");
-        assert_eq!(area_at_highest_priority(HEADING), None);
-        assert_eq!(area_at_highest_priority(&low), None);
+        assert_eq!(area_at(HEADING, Priority::First), None);
+        assert_eq!(area_at(&low, Priority::First), None);
         let high = format!("{low}/swap/a\tfile\t\t1048572\t\t12\t\t32767\n");
-        assert_eq!(area_at_highest_priority(&high), Some("/swap/a".into()));
+        assert_eq!(area_at(&high, Priority::First), Some("/swap/a".into()));
+        assert_eq!(area_at(&high, Priority::Second), None);
         assert_eq!(used_in(&high, Path::new("/swap/a")), Some(12 << 10));
         assert_eq!(used_in(&high, Path::new("/swap")), None);
     }

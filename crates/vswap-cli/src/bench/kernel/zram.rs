@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use super::swap_file::{swap_on, write_header};
+use super::swap_file::{Priority, swap_on, write_header};
 use super::{Change, Context as _, Journal, KernelError, Undo, read, write, zswap};
 
 const CONTROL: &str = "/sys/class/zram-control";
@@ -50,7 +50,7 @@ impl<'j> ZramSwap<'j> {
         file.sync_all().context("writing", &node)?;
         drop(file);
         Ok(Self {
-            _on: swap_on(journal, &node)?,
+            _on: swap_on(journal, &node, Priority::First)?,
             _device: undo,
             sysfs: device,
             node,

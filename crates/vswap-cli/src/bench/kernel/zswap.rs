@@ -2,10 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::swap_file::SwapFile;
+use super::swap_file::{Priority, SwapFile};
 use super::{Change, Journal, KernelError, read, set_parameter};
 
 const PARAMETERS: &str = "/sys/module/zswap/parameters";
+
+/// How much zswap may keep in RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolLimit {
+    /// Whatever it is given, so much at most: a page that is written back to disk would make this
+    /// a row about disks.
+    All(u64),
+    /// The cgroup's limit, which covers the pool; under it the pool is written back.
+    Group,
+    /// So much at most, if the machine's one limit is fine enough for that.
+    Machine(u64),
+}
 
 /// zswap, on, before a swap file; both are put back when this is dropped.
 pub struct ZswapSwap<'j> {
@@ -13,7 +25,7 @@ pub struct ZswapSwap<'j> {
     // are restored in the reverse order of their setting.
     file: SwapFile<'j>,
     _enabled: Change<'j>,
-    _pool_limit: Option<Change<'j>>,
+    _pool_limit: Vec<Change<'j>>,
     _compressor: Change<'j>,
 }
 
@@ -25,6 +37,7 @@ impl<'j> ZswapSwap<'j> {
     pub fn on(
         journal: &'j Journal,
         compressor: &str,
+        pool: PoolLimit,
         dir: &Path,
         bytes: u64,
     ) -> Result<Self, KernelError> {
@@ -36,13 +49,13 @@ impl<'j> ZswapSwap<'j> {
         // any name and falls back to the default when zswap is turned on.
         let compressor_set = set_parameter(journal, &parameter("compressor"), compressor)
             .map_err(|error| if error.is_unavailable() { missing() } else { error })?;
-        let pool_limit = allow_pool(journal, bytes)?;
+        let pool_limit = limit_pool(journal, pool)?;
         let enabled = set_parameter(journal, &parameter("enabled"), "Y")?;
         if read(&parameter("compressor"))? != compressor {
             return Err(missing());
         }
         Ok(Self {
-            file: SwapFile::on(journal, dir, bytes)?,
+            file: SwapFile::on(journal, dir, bytes, Priority::First)?,
             _enabled: enabled,
             _pool_limit: pool_limit,
             _compressor: compressor_set,
@@ -72,15 +85,36 @@ pub fn off(journal: &Journal) -> Result<Option<Change<'_>>, KernelError> {
     set_parameter(journal, &enabled, "N").map(Some)
 }
 
-/// Raises the pool's limit where it is too low for all of the data: a page that is written back
-/// to disk would make this a row about disks.
-fn allow_pool(journal: &Journal, bytes: u64) -> Result<Option<Change<'_>>, KernelError> {
-    let path = parameter("max_pool_percent");
-    let needed = (bytes * 100).div_ceil(meminfo("MemTotal:")?).min(90);
-    if super::read_number(&path)? >= needed {
-        return Ok(None);
+fn limit_pool(journal: &Journal, limit: PoolLimit) -> Result<Vec<Change<'_>>, KernelError> {
+    let per_cent = parameter("max_pool_percent");
+    let current = super::read_number(&per_cent)?;
+    let wanted = match limit {
+        PoolLimit::All(bytes) => all_of(bytes, meminfo("MemTotal:")?).max(current),
+        PoolLimit::Group => 90,
+        PoolLimit::Machine(bytes) => {
+            at_most(bytes, meminfo("MemTotal:")?).ok_or(KernelError::NoPoolLimit(bytes))?
+        }
+    };
+    let mut changes = Vec::new();
+    if wanted != current {
+        changes.push(set_parameter(journal, &per_cent, &wanted.to_string())?);
     }
-    set_parameter(journal, &path, &needed.to_string()).map(Some)
+    let shrinker = parameter("shrinker_enabled");
+    if limit == PoolLimit::Group && shrinker.exists() {
+        changes.push(set_parameter(journal, &shrinker, "Y")?);
+    }
+    Ok(changes)
+}
+
+/// Per cent of the machine's memory that are certainly enough.
+fn all_of(bytes: u64, memory: u64) -> u64 {
+    (bytes * 100).div_ceil(memory).min(90)
+}
+
+/// Per cent of the machine's memory, no more than these bytes and not much less.
+fn at_most(bytes: u64, memory: u64) -> Option<u64> {
+    let per_cent = bytes * 100 / memory;
+    (per_cent * memory / 100 >= bytes / 2).then_some(per_cent)
 }
 
 fn parameter(name: &str) -> PathBuf {
@@ -93,4 +127,19 @@ fn meminfo(field: &str) -> Result<u64, KernelError> {
     let line = text.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.map(|kib| kib << 10).ok_or(KernelError::Malformed { path: path.into(), text: field.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_the_machine_cannot_have_is_refused() {
+        let memory = 24 << 30;
+        assert_eq!(at_most(128 << 20, memory), None);
+        assert_eq!(at_most(1 << 30, memory), Some(4));
+        assert_eq!(at_most(250 << 20, memory), Some(1));
+        assert_eq!(all_of(250 << 20, memory), 2);
+        assert_eq!(all_of(1 << 40, memory), 90);
+    }
 }

@@ -1,6 +1,6 @@
 //! Blocks from malloc that come and go while their sum stays the same.
 
-use super::super::contents::{Contents, PAGE_BYTES, PAGE_WORDS, Random, WrongBytes, check_stamp};
+use super::super::contents::{Contents, PAGE_BYTES, PAGE_WORDS, Random, WrongBytes};
 
 /// Sizes are spread evenly over the powers of two from here ...
 const SMALLEST_WORDS: f64 = 8.0;
@@ -42,7 +42,7 @@ impl Churn {
     pub fn replace(&mut self, contents: &Contents, pages: usize) -> Result<(), WrongBytes> {
         let mut filled = 0;
         while filled < pages * PAGE_WORDS {
-            self.free()?;
+            self.free(contents)?;
             while let Some(words) = self.allocate(contents) {
                 filled += words;
             }
@@ -50,13 +50,13 @@ impl Churn {
         Ok(())
     }
 
-    fn free(&mut self) -> Result<(), WrongBytes> {
+    fn free(&mut self, contents: &Contents) -> Result<(), WrongBytes> {
         if self.blocks.is_empty() {
             return Ok(());
         }
         let block = self.blocks.swap_remove(self.random.below(self.blocks.len()));
         self.live_words -= block.words.len();
-        check_stamp(&block.words, block.number, 0, 0).map(drop)
+        contents.check_stamp(&block.words, block.number, 0, 0).map(drop)
     }
 
     /// The size of a new block, in words, or `None` if there is no room for it.
@@ -93,11 +93,12 @@ const _: () = assert!(LARGEST_WORDS as u64 * 8 == NUMBERS_PER_BLOCK * PAGE_BYTES
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::contents::Mix;
     use super::*;
 
     #[test]
     fn blocks_are_replaced_without_growth_and_keep_their_bytes() {
-        let contents = Contents::new();
+        let contents = Contents::new(Mix::Heap);
         let bytes = 1 << 20;
         let mut churn = Churn::new(&contents, bytes, 3);
         let first = churn.next_number;
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_block_with_another_ones_start_is_found_when_it_is_freed() {
-        let contents = Contents::new();
+        let contents = Contents::new(Mix::Heap);
         let mut churn = Churn::new(&contents, 1 << 20, 0);
         churn.blocks.truncate(1);
         churn.blocks[0].words[0] += 1 << 24;

@@ -54,12 +54,12 @@ fn complain(wrong: &WrongBytes) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::contents::{Contents, PAGE_WORDS};
+    use super::super::super::contents::{Contents, Mix, PAGE_WORDS};
     use super::*;
 
     #[test]
     fn the_childs_finding_is_the_parents() {
-        let contents = Contents::new();
+        let contents = Contents::new(Mix::Heap);
         let mut page = [0; PAGE_WORDS];
         contents.fill(&mut page, 3);
         in_child(|| contents.check(&page, 3, 0)).unwrap();

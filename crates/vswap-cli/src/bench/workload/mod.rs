@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use self::memory::Memory;
 use self::part::{Part, Plan};
 pub use self::phase::Phase;
-use super::contents::{Contents, PAGE_BYTES, WrongBytes};
+use super::contents::{Contents, Mix, PAGE_BYTES, WrongBytes};
 
 /// Options of the workload. Sizes are plain bytes: only the bench calls it.
 #[derive(clap::Args, Debug)]
@@ -38,6 +38,9 @@ pub struct Args {
     /// Accesses of each random phase, all threads together; by default as many as there are pages.
     #[arg(long)]
     accesses: Option<usize>,
+    /// What the memory holds.
+    #[arg(long, value_enum, default_value_t = Mix::Heap)]
+    contents: Mix,
     /// Phases to run; the fill always runs first.
     #[arg(long, value_delimiter = ',', default_values_t = Phase::BASIC, value_enum)]
     phases: Vec<Phase>,
@@ -84,7 +87,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let pages = args.bytes / PAGE_BYTES / args.threads;
     ensure!(pages > 0, "fewer than one page per thread");
     let plan = Plan {
-        contents: Contents::new(),
+        contents: Contents::new(args.contents),
         phases: Phase::in_order(&args.phases),
         accesses: args.accesses.map_or(pages, |accesses| accesses / args.threads),
     };

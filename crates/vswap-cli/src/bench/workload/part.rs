@@ -4,9 +4,7 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use super::super::contents::{
-    Contents, PAGE_BYTES, PARTS, Random, WrongBytes, check_stamp, rewrite,
-};
+use super::super::contents::{Contents, PAGE_BYTES, PARTS, Random, WrongBytes};
 use super::churn::Churn;
 use super::forked::in_child;
 use super::memory::Memory;
@@ -136,23 +134,23 @@ impl Part {
             Work::Fill => self.fill(plan),
             Work::OrderedRead => self.check_all(plan)?,
             Work::RandomRead => self.access(plan, 1, |part, random| {
-                part.read(random.below(pages), random.below(PARTS)).map(drop)
+                part.read(plan, random.below(pages), random.below(PARTS)).map(drop)
             })?,
             Work::RandomWrite => {
-                self.access(plan, 2, |part, random| part.write(random.below(pages)))?;
+                self.access(plan, 2, |part, random| part.write(plan, random.below(pages)))?;
             }
             Work::Zipf(zipf, writes) => self.access(plan, 3, |part, random| {
                 let page = zipf.next(random);
                 if random.below(10) < *writes {
-                    part.write(page)
+                    part.write(plan, page)
                 } else {
-                    part.read(page, random.below(PARTS)).map(drop)
+                    part.read(plan, page, random.below(PARTS)).map(drop)
                 }
             })?,
             Work::Chase(next) => {
                 let mut page = 0;
                 self.access(plan, 4, |part, _| {
-                    let word = part.read(page, 0)?;
+                    let word = part.read(plan, page, 0)?;
                     // Nothing is added, but neither the compiler nor the CPU can know that before
                     // the word is there.
                     page = next[page] as usize + (black_box(word) ^ word) as usize;
@@ -187,15 +185,16 @@ impl Part {
         }
     }
 
-    fn read(&self, page: usize, part: usize) -> Result<u64, WrongBytes> {
+    fn read(&self, plan: &Plan, page: usize, part: usize) -> Result<u64, WrongBytes> {
         let number = self.first + page as u64;
-        check_stamp(&self.memory[page], number, self.generations[page], part)
+        let generation = self.generations[page];
+        plan.contents.check_stamp(&self.memory[page], number, generation, part)
     }
 
-    fn write(&mut self, page: usize) -> Result<(), WrongBytes> {
+    fn write(&mut self, plan: &Plan, page: usize) -> Result<(), WrongBytes> {
         let number = self.first + page as u64;
         let generation = &mut self.generations[page];
-        *generation = rewrite(&mut self.memory[page], number, *generation)?;
+        *generation = plan.contents.rewrite(&mut self.memory[page], number, *generation)?;
         Ok(())
     }
 
@@ -209,10 +208,11 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::contents::Mix;
     use super::*;
 
     fn plan() -> Plan {
-        Plan { contents: Contents::new(), phases: Phase::ALL.to_vec(), accesses: 100 }
+        Plan { contents: Contents::new(Mix::Heap), phases: Phase::ALL.to_vec(), accesses: 100 }
     }
 
     fn part(pages: usize, thread: usize) -> Part {
@@ -228,6 +228,14 @@ mod tests {
     fn every_phase_runs_and_is_timed() {
         let times = part(32, 7).work(&plan(), &Barrier::new(1)).unwrap();
         assert_eq!(times.iter().map(|(phase, _)| *phase).collect::<Vec<_>>(), Phase::ALL);
+    }
+
+    #[test]
+    fn every_phase_runs_on_every_mix() {
+        for mix in [Mix::Text, Mix::Mixed, Mix::Random] {
+            let plan = Plan { contents: Contents::new(mix), ..plan() };
+            part(64, 0).work(&plan, &Barrier::new(1)).unwrap();
+        }
     }
 
     #[test]
