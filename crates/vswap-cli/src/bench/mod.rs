@@ -8,6 +8,7 @@
 
 mod calibrate;
 mod contents;
+mod html;
 mod kernel;
 mod moved;
 mod report;
@@ -51,9 +52,9 @@ pub struct Args {
     /// Threads of the workload; several numbers give several tables
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2", value_parser = parse_count)]
     threads: Vec<usize>,
-    /// Runs of each row, of which the median is shown
-    #[arg(long, default_value_t = 3, value_parser = parse_count)]
-    rounds: usize,
+    /// Runs of each row, of which the median is shown; by default 5, or 1 with --quick
+    #[arg(long, value_parser = parse_count)]
+    rounds: Option<usize>,
     /// Phases of the workload to run, after the fill; by default all, or the first four with --quick
     #[arg(long, value_name = "PHASE,…", value_delimiter = ',', value_enum)]
     phases: Vec<Phase>,
@@ -63,6 +64,9 @@ pub struct Args {
     /// Write the numbers of all rounds to a file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a report with plots to a file, as HTML that any browser opens from there
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Fewer phases and accesses, and the kernel's read-ahead only where it helps: for a first look
     #[arg(long)]
     quick: bool,
@@ -102,6 +106,16 @@ enum Helper {
 }
 
 impl Args {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 5 })
+    }
+
+    /// Of each random phase. A full bench would need an hour for one per page.
+    fn accesses(&self) -> u64 {
+        let pages = self.size.0 / contents::PAGE_BYTES as u64;
+        (pages / if self.quick { 4 } else { 2 }).max(1)
+    }
+
     fn phases(&self) -> Vec<Phase> {
         match (self.phases.as_slice(), self.quick) {
             ([], true) => Phase::BASIC.to_vec(),
@@ -157,7 +171,11 @@ fn compare(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(Refusal::usage(what, "give --swap, or less data").into());
     }
     // Before minutes of measuring, not after.
-    let json = args.json.as_deref().map(create_json).transpose()?;
+    let create = |option, path: &Option<PathBuf>| {
+        path.as_deref().map(|path| create_file(option, path)).transpose()
+    };
+    let json = create("--json", &args.json)?;
+    let html = create("--html", &args.html)?;
     let stop = Arc::new(AtomicUsize::new(0));
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         signal_hook::flag::register_usize(signal, Arc::clone(&stop), signal as usize)?;
@@ -176,12 +194,15 @@ fn compare(args: &Args) -> anyhow::Result<ExitCode> {
         serde_json::to_writer_pretty(&mut json, &report)?;
         json.write_all(b"\n")?;
     }
+    if let Some(mut file) = html {
+        file.write_all(html::render(&report).as_bytes())?;
+    }
     Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn create_json(path: &Path) -> Result<File, Refusal> {
+fn create_file(option: &str, path: &Path) -> Result<File, Refusal> {
     File::create(path).map_err(|error| {
-        let what = format!("--json: cannot create {}: {}", path.display(), reason(error));
+        let what = format!("{option}: cannot create {}: {}", path.display(), reason(error));
         Refusal::usage(what, "give a file that can be written")
     })
 }
@@ -213,7 +234,7 @@ impl<'a> Comparison<'a> {
             contents: args.contents,
             swap_file: args.swap,
             phases: args.phases(),
-            accesses: args.quick.then_some(bytes / contents::PAGE_BYTES as u64 / 4),
+            accesses: args.accesses(),
             swap_dir: args.swap_dir.clone(),
             stop,
         };
@@ -237,7 +258,7 @@ impl<'a> Comparison<'a> {
                 return None;
             }
         }
-        for round in 1..=self.args.rounds {
+        for round in 1..=self.args.rounds() {
             for &threads in &self.args.threads {
                 for &row in &rows {
                     if !self.failed.iter().any(|failed| failed.row == row) {
@@ -297,7 +318,7 @@ impl<'a> Comparison<'a> {
                     let read_ahead = page_cluster.map(|n| format!(" (page-cluster {n})"));
                     eprintln!(
                         "round {round}/{}, threads {threads}: {:<18} {}{}",
-                        self.args.rounds,
+                        self.args.rounds(),
                         row.title(),
                         times.join(", "),
                         read_ahead.unwrap_or_default(),
@@ -345,7 +366,7 @@ impl<'a> Comparison<'a> {
             contents: self.args.contents.describe(),
             swap_file: self.args.swap,
             ram: self.args.ram.0,
-            rounds: self.args.rounds,
+            rounds: self.args.rounds(),
             quick: self.args.quick,
         }
     }

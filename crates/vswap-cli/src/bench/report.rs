@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::calibrate::Calibration;
 use super::kernel::cgroup::CpuTime;
 use super::rows::{Measurement, Row};
-use super::workload::Phase;
+use super::workload::{Latencies, Phase};
 
 /// With more the lines of a table would be too long to read.
 const PHASES_PER_BLOCK: usize = 4;
@@ -83,6 +83,34 @@ pub struct Cell {
     pub ratio: Option<f64>,
     /// The same of each round, against the same kernel row.
     pub round_ratios: Vec<f64>,
+    /// How long single accesses of a random phase took, in all rounds together.
+    pub latency: Option<Latency>,
+}
+
+/// Times of single accesses, in ns, each the upper end of a bucket an eighth wide.
+#[derive(Clone, Debug, Serialize)]
+pub struct Latency {
+    /// The median.
+    pub p50: u64,
+    /// What 99 % did not exceed.
+    pub p99: u64,
+    /// What 99.9 % did not exceed.
+    pub p99_9: u64,
+    /// Each time with the share of accesses that took no longer.
+    pub distribution: Vec<(u64, f64)>,
+}
+
+impl Latency {
+    fn of<'a>(rounds: impl Iterator<Item = &'a Latencies>) -> Option<Self> {
+        let mut all = Latencies::default();
+        rounds.for_each(|round| all.add(round));
+        Some(Self {
+            p50: all.quantile(0.5)?,
+            p99: all.quantile(0.99)?,
+            p99_9: all.quantile(0.999)?,
+            distribution: all.distribution(),
+        })
+    }
 }
 
 /// What a row took of the CPUs, in ns, all phases together.
@@ -216,9 +244,7 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!("contents: {}", self.conditions.contents);
         text.push_str(if self.conditions.swap_file { "; with a swap file\n" } else { "\n" });
-        let mut threads: Vec<_> = self.memory.iter().map(|memory| memory.threads).collect();
-        threads.dedup();
-        for threads in threads {
+        for threads in self.threads() {
             self.write_table(&mut text, threads);
         }
         for (what, absences) in [("skipped", &self.skipped), ("FAILED", &self.failed)] {
@@ -293,7 +319,15 @@ impl Report {
         }
     }
 
-    fn measured_phases(&self) -> Vec<Phase> {
+    /// The numbers of threads that there are tables for.
+    pub fn threads(&self) -> Vec<usize> {
+        let mut threads: Vec<_> = self.memory.iter().map(|memory| memory.threads).collect();
+        threads.dedup();
+        threads
+    }
+
+    /// In their order.
+    pub fn measured_phases(&self) -> Vec<Phase> {
         let measured = |phase: &Phase| self.cells.iter().any(|cell| cell.phase == *phase);
         Phase::ALL.into_iter().filter(measured).collect()
     }
@@ -346,15 +380,14 @@ fn cell(runs: &[Run], row: Row, threads: usize, phase: Phase) -> Option<Cell> {
     by_read_ahead(runs, row, threads)
         .into_iter()
         .filter_map(|(page_cluster, runs)| {
-            let rounds = runs
-                .iter()
-                .flat_map(|run| &run.measurement.phases)
-                .filter(|time| time.phase == phase)
-                .map(|time| time.ns)
-                .collect();
-            let ns = Spread::of(rounds)?;
+            let times = || {
+                let times = runs.iter().flat_map(|run| &run.measurement.phases);
+                times.filter(|time| time.phase == phase)
+            };
+            let ns = Spread::of(times().map(|time| time.ns).collect())?;
+            let latency = Latency::of(times().filter_map(|time| time.latencies.as_ref()));
             let (ratio, round_ratios) = (None, Vec::new());
-            Some(Cell { row, threads, phase, page_cluster, ns, ratio, round_ratios })
+            Some(Cell { row, threads, phase, page_cluster, ns, ratio, round_ratios, latency })
         })
         .min_by(|one, other| one.ns.median.total_cmp(&other.ns.median))
 }
@@ -388,16 +421,15 @@ mod tests {
     use super::*;
 
     fn run(row: Row, page_cluster: Option<u8>, times: &[(Phase, f64)]) -> Run {
-        let phases = times.iter().map(|&(phase, ns)| PhaseTime { phase, ns }).collect();
+        let phases =
+            times.iter().map(|&(phase, ns)| PhaseTime { phase, ns, latencies: None }).collect();
         let measurement = Measurement {
             phases,
             accesses: 10,
             cpu: CpuTime { user_ns: 300, system_ns: 700 },
             moved_pages: row.is_kernel().then_some(5),
             peak: Some(1 << 20),
-            uncharged_pool: 0,
-            peak_pss: None,
-            foreign_swap: 0,
+            ..Measurement::default()
         };
         Run { row, page_cluster, threads: 1, measurement }
     }
@@ -427,6 +459,20 @@ mod tests {
         assert!((several.mean - 5.0).abs() < 1e-9);
         assert!((several.deviation - (32.0_f64 / 7.0).sqrt()).abs() < 1e-9);
         assert!(spread(&[3.0]).deviation.abs() < 1e-9);
+    }
+
+    #[test]
+    fn access_times_of_all_rounds_are_put_together() {
+        let round = |ns: u64| {
+            let mut run = run(Row::Inline, None, &[(Phase::RandomRead, 50.0)]);
+            let latencies = run.measurement.phases[0].latencies.insert(Latencies::default());
+            (0..100).for_each(|_| latencies.record(ns));
+            run
+        };
+        let report = report(&[round(7), round(7), round(15)]);
+        let latency = find(&report, Row::Inline, Phase::RandomRead).latency.as_ref().unwrap();
+        assert_eq!((latency.p50, latency.p99, latency.p99_9), (7, 15, 15));
+        assert_eq!(latency.distribution.len(), 2);
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub struct Setting {
 }
 
 /// What a run gave.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Measurement {
     /// What the workload printed.
     pub phases: Vec<PhaseTime>,
@@ -151,8 +151,8 @@ pub struct Bench<'j> {
     pub bytes: u64,
     /// That the workload runs, in their order.
     pub phases: Vec<Phase>,
-    /// Random accesses; by default one per page.
-    pub accesses: Option<u64>,
+    /// Of each random phase.
+    pub accesses: u64,
     /// RAM of each row, all told.
     pub ram: u64,
     /// What the workload's memory holds.
@@ -318,9 +318,7 @@ impl<'j> Bench<'j> {
         command.arg("--bytes").arg(self.bytes.to_string());
         command.arg("--threads").arg(setting.threads.to_string());
         command.arg("--contents").arg(self.contents.argument());
-        if let Some(accesses) = self.accesses {
-            command.arg("--accesses").arg(accesses.to_string());
-        }
+        command.arg("--accesses").arg(self.accesses.to_string());
         let phases: Vec<_> = setting.phases.iter().map(|phase| phase.argument()).collect();
         command.arg("--phases").arg(phases.join(","));
         let child = command

@@ -9,6 +9,7 @@
 
 mod churn;
 mod forked;
+mod latency;
 mod memory;
 mod part;
 mod phase;
@@ -21,10 +22,14 @@ use std::sync::Barrier;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
+pub use self::latency::Latencies;
 use self::memory::Memory;
-use self::part::{Part, Plan};
+use self::part::{Part, Plan, Timed};
 pub use self::phase::Phase;
 use super::contents::{Contents, Mix, PAGE_BYTES, WrongBytes};
+
+/// A line has some hundred buckets for each random phase.
+const LONGEST_OUTPUT: usize = 64 << 10;
 
 /// Options of the workload. Sizes are plain bytes: only the bench calls it.
 #[derive(clap::Args, Debug)]
@@ -47,12 +52,14 @@ pub struct Args {
 }
 
 /// What one phase took.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PhaseTime {
     /// The pattern.
     pub phase: Phase,
     /// Wall time divided by the pages or accesses of all threads.
     pub ns: f64,
+    /// Of some of its accesses, if it is a random one.
+    pub latencies: Option<Latencies>,
 }
 
 /// What a run of the workload prints, as JSON.
@@ -101,15 +108,19 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             parts.into_iter().map(|part| scope.spawn(|| part.work(&plan, &barrier))).collect();
         let mut results = workers.into_iter().map(|worker| worker.join().expect("no panics"));
         // All threads pass the same barriers, so the first one's times are everybody's.
-        let times = results.next().expect("there is a thread")?;
-        results.try_for_each(|other| other.map(drop))?;
+        let mut times = results.next().expect("there is a thread")?;
+        for other in results {
+            for (sum, other) in times.iter_mut().zip(other?) {
+                sum.add_latencies(&other);
+            }
+        }
         Ok::<_, WorkError>(times)
     })?;
     let phases = times
         .into_iter()
-        .map(|(phase, time)| {
+        .map(|Timed { phase, time, latencies }| {
             let accesses = plan.accesses_in(phase, pages) * args.threads;
-            PhaseTime { phase, ns: time.as_nanos() as f64 / accesses as f64 }
+            PhaseTime { phase, ns: time.as_nanos() as f64 / accesses as f64, latencies }
         })
         .collect();
     let accesses = plan.phases.iter().map(|&phase| plan.accesses_in(phase, pages)).sum::<usize>();
@@ -119,7 +130,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Prints from a buffer on the stack, which no engine swaps out.
 fn print(output: &Output) -> anyhow::Result<()> {
-    let mut line = [0u8; 1024];
+    let mut line = [0u8; LONGEST_OUTPUT];
     let mut rest = &mut line[..];
     serde_json::to_writer(&mut rest, output)?;
     rest.write_all(b"\n")?;

@@ -73,6 +73,12 @@ impl Phase {
         matches!(self, Self::Fill | Self::OrderedRead | Self::ForkReread)
     }
 
+    /// Whether single pages are accessed in no order, so that the times of accesses say something.
+    pub const fn is_random(self) -> bool {
+        use Phase::{Mix9010, PointerChase, RandomRead, RandomWrite, ZipfRead};
+        matches!(self, RandomRead | RandomWrite | ZipfRead | Mix9010 | PointerChase)
+    }
+
     /// Name on the command line.
     pub fn argument(self) -> String {
         self.title().replace([' ', '/'], "-")
