@@ -58,6 +58,10 @@ pub struct Args {
     /// Phases of the workload to run, after the fill; by default all, or the first four with --quick
     #[arg(long, value_name = "PHASE,…", value_delimiter = ',', value_enum)]
     phases: Vec<Phase>,
+    /// Run whole programs instead: sort, Python and SQLite, each with about --size of data. Not inline, since
+    /// they make system calls on their data
+    #[arg(long, conflicts_with = "phases")]
+    programs: bool,
     /// Rows to run, by default all, without the swap file alone with --quick
     #[arg(long, value_delimiter = ',', value_enum)]
     rows: Vec<Row>,
@@ -117,12 +121,22 @@ impl Args {
     }
 
     fn phases(&self) -> Vec<Phase> {
+        if self.programs {
+            return Phase::PROGRAMS.into_iter().filter(is_installed).collect();
+        }
         match (self.phases.as_slice(), self.quick) {
             ([], true) => Phase::BASIC.to_vec(),
-            ([], false) => Phase::ALL.to_vec(),
+            ([], false) => Phase::PATTERNS.to_vec(),
             (phases, _) => Phase::in_order(phases),
         }
     }
+}
+
+/// Programs may be missing; patterns are our own.
+fn is_installed(phase: &Phase) -> bool {
+    let Some(program) = workload::program_name(*phase) else { return true };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
@@ -159,6 +173,10 @@ fn compare(args: &Args) -> anyhow::Result<ExitCode> {
     if args.ram > args.size {
         let what = "--ram is more than --size, so nothing would be swapped";
         return Err(Refusal::usage(what, "give a --size above it").into());
+    }
+    if args.phases().is_empty() {
+        let what = "none of sort, python3 and sqlite3 is installed";
+        return Err(Refusal::usage(what, "install one, or leave out --programs").into());
     }
     // Pools do not keep all of a codec's ratio, and a program needs room beside them.
     if !args.swap && args.size.0 as f64 > 0.95 * args.contents.ratio() * args.ram.0 as f64 {
@@ -246,7 +264,7 @@ impl<'a> Comparison<'a> {
     fn run(mut self) -> Option<Report> {
         let args = self.args;
         let wanted = |row: &&Row| match args.rows.as_slice() {
-            [] => !(args.quick && row.is_slow()),
+            [] => !(args.quick && row.is_slow() || args.programs && **row == Row::Inline),
             rows => rows.contains(row),
         };
         let mut rows = Vec::new();
@@ -313,7 +331,10 @@ impl<'a> Comparison<'a> {
                     let times: Vec<_> = measurement
                         .phases
                         .iter()
-                        .map(|time| format!("{} {:.0}", time.phase.title(), time.ns))
+                        .map(|time| {
+                            let (unit, ns) = time.phase.unit();
+                            format!("{} {:.0} {unit}", time.phase.title(), time.ns / ns)
+                        })
                         .collect();
                     let read_ahead = page_cluster.map(|n| format!(" (page-cluster {n})"));
                     eprintln!(
@@ -366,6 +387,11 @@ impl<'a> Comparison<'a> {
             contents: self.args.contents.describe(),
             swap_file: self.args.swap,
             ram: self.args.ram.0,
+            missing_programs: Phase::PROGRAMS
+                .into_iter()
+                .filter(|phase| self.args.programs && !is_installed(phase))
+                .filter_map(workload::program_name)
+                .collect(),
             rounds: self.args.rounds(),
             quick: self.args.quick,
         }
@@ -391,14 +417,11 @@ fn read_ahead_settings(row: Row, quick: bool, phases: &[Phase]) -> Vec<(Option<u
     if !quick && !row.is_slow() {
         return vec![(Some(0), phases.to_vec()), (Some(3), phases.to_vec())];
     }
-    // The fill runs before either.
+    // The fill runs before either; programs are as random as anything.
     let (ordered, random): (Vec<_>, Vec<_>) =
         phases.iter().copied().partition(|phase| phase.is_ordered());
-    let mut settings = vec![(Some(3), ordered)];
-    if !random.is_empty() {
-        settings.push((Some(0), Phase::in_order(&random)));
-    }
-    settings
+    let settings = [(Some(3), ordered), (Some(0), Phase::in_order(&random))];
+    settings.into_iter().filter(|(_, phases)| !phases.is_empty()).collect()
 }
 
 fn describe(calibration: &Calibration) -> String {
@@ -426,6 +449,7 @@ mod tests {
             ]
         );
         assert_eq!(settings(&[Phase::Fill]), [(Some(3), vec![Phase::Fill])]);
-        assert_eq!(read_ahead_settings(Row::Inline, true, &Phase::ALL).len(), 1);
+        assert_eq!(settings(&Phase::PROGRAMS), [(Some(0), Phase::PROGRAMS.to_vec())]);
+        assert_eq!(read_ahead_settings(Row::Inline, true, &Phase::PATTERNS).len(), 1);
     }
 }

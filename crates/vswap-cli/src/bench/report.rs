@@ -179,6 +179,8 @@ pub struct Conditions {
     pub swap_file: bool,
     /// RAM of each limited row, all told.
     pub ram: u64,
+    /// Programs that were asked for and that this machine does not have.
+    pub missing_programs: Vec<&'static str>,
     /// Rounds of each cell.
     pub rounds: usize,
     /// A short run: fewer accesses, and each read-ahead only for the phases that it suits.
@@ -217,7 +219,7 @@ impl Report {
         let mut cells: Vec<Cell> = settings
             .iter()
             .flat_map(|&(threads, row)| {
-                Phase::ALL.into_iter().filter_map(move |phase| cell(runs, row, threads, phase))
+                Phase::all().filter_map(move |phase| cell(runs, row, threads, phase))
             })
             .collect();
         let kernel: Vec<Cell> = cells.iter().filter(|cell| cell.row.is_kernel()).cloned().collect();
@@ -246,6 +248,9 @@ impl Report {
         text.push_str(if self.conditions.swap_file { "; with a swap file\n" } else { "\n" });
         for threads in self.threads() {
             self.write_table(&mut text, threads);
+        }
+        for program in &self.conditions.missing_programs {
+            let _ = writeln!(text, "skipped: {program}: not installed");
         }
         for (what, absences) in [("skipped", &self.skipped), ("FAILED", &self.failed)] {
             for absence in absences {
@@ -282,7 +287,8 @@ impl Report {
     fn write_block(&self, text: &mut String, threads: usize, phases: &[Phase], with_memory: bool) {
         let _ = write!(text, "{:<18}", "");
         for phase in phases {
-            let _ = write!(text, " {:>27}", phase.title());
+            let unit = if phase.is_program() { ", ms" } else { "" };
+            let _ = write!(text, " {:>27}", format!("{}{unit}", phase.title()));
         }
         text.push_str(if with_memory { "     limit   peak\n" } else { "\n" });
         for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
@@ -329,13 +335,14 @@ impl Report {
     /// In their order.
     pub fn measured_phases(&self) -> Vec<Phase> {
         let measured = |phase: &Phase| self.cells.iter().any(|cell| cell.phase == *phase);
-        Phase::ALL.into_iter().filter(measured).collect()
+        Phase::all().filter(measured).collect()
     }
 
     fn cell_text(&self, row: Row, threads: usize, phase: Phase) -> String {
         let same = |cell: &&Cell| cell.row == row && cell.threads == threads && cell.phase == phase;
         let Some(cell) = self.cells.iter().find(same) else { return "–".into() };
-        let Spread { median, min, max, .. } = cell.ns;
+        let [median, min, max] =
+            [cell.ns.median, cell.ns.min, cell.ns.max].map(|ns| ns / phase.unit().1);
         let ratio = cell.ratio.map_or(String::new(), |ratio| format!(" {ratio:5.2}×"));
         format!("{median:.0} ({min:.0}–{max:.0}){ratio}")
     }
@@ -462,6 +469,12 @@ mod tests {
     }
 
     #[test]
+    fn whole_programs_are_shown_in_ms() {
+        let table = report(&[run(Row::Plain, None, &[(Phase::Sqlite, 3.4e9)])]).table();
+        assert!(table.contains("sqlite, ms") && table.contains(" 3400 (3400–3400)"), "{table}");
+    }
+
+    #[test]
     fn access_times_of_all_rounds_are_put_together() {
         let round = |ns: u64| {
             let mut run = run(Row::Inline, None, &[(Phase::RandomRead, 50.0)]);
@@ -535,9 +548,9 @@ mod tests {
 
     #[test]
     fn the_table_has_every_measured_phase_and_no_other() {
-        let times: Vec<_> = Phase::ALL[..6].iter().map(|&phase| (phase, 7.0)).collect();
+        let times: Vec<_> = Phase::PATTERNS[..6].iter().map(|&phase| (phase, 7.0)).collect();
         let table = report(&[run(Row::Plain, None, &times)]).table();
-        for phase in Phase::ALL {
+        for phase in Phase::all() {
             let expected = usize::from(times.iter().any(|(measured, _)| *measured == phase));
             assert_eq!(table.matches(phase.title()).count(), expected, "{table}");
         }

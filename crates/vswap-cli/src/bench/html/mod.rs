@@ -8,7 +8,7 @@ mod plot;
 
 use std::fmt::Write as _;
 
-use super::report::{Absence, Cell, Report, Spread};
+use super::report::{Absence, Cell, Report};
 use super::rows::Row;
 use super::workload::Phase;
 use plot::{Bar, Line};
@@ -72,7 +72,7 @@ fn write_conditions(page: &mut String, report: &Report) {
         let _ = writeln!(page, "<tr><td>{name}</td><td>{}</td></tr>", escape(value));
     }
     page.push_str(
-        "</table>\n<p>Wall time in ns per page or access; shorter is better. A bar is the median of \
+        "</table>\n<p>Wall time in ns per page or access, or in ms for a whole program; shorter is better. A bar is the median of \
          the rounds, the line across its end goes from the least to the greatest. The factor is how many \
          times faster a row is than the best kernel row. Each kernel row shows the better of its \
          read-ahead settings (page-cluster).</p>\n",
@@ -83,7 +83,8 @@ fn write_phase(page: &mut String, report: &Report, threads: usize, phase: Phase)
     let of_phase = |cell: &&Cell| cell.threads == threads && cell.phase == phase;
     let cells: Vec<&Cell> = report.cells.iter().filter(of_phase).collect();
     let bars: Vec<_> = cells.iter().map(|cell| bar(cell)).collect();
-    let title = phase.title();
+    let unit = if phase.is_program() { ", ms" } else { "" };
+    let title = format!("{}{unit}", phase.title());
     let _ =
         writeln!(page, "<figure><figcaption>{title}</figcaption>\n{}</figure>", plot::bars(&bars));
     let lines: Vec<_> = cells.iter().filter_map(|cell| line(cell)).collect();
@@ -97,7 +98,8 @@ fn write_phase(page: &mut String, report: &Report, threads: usize, phase: Phase)
 
 fn bar(cell: &Cell) -> Bar {
     let ratio = cell.ratio.map_or(String::new(), |ratio| format!(", {ratio:.2}×"));
-    let Spread { median, min, max, .. } = cell.ns;
+    let [min, median, max] =
+        [cell.ns.min, cell.ns.median, cell.ns.max].map(|ns| ns / cell.phase.unit().1);
     let read_ahead = cell.page_cluster.map_or(String::new(), |pages| format!(" ({pages})"));
     Bar {
         label: format!("{}{read_ahead}", cell.row.title()),

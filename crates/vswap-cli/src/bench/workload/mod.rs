@@ -13,6 +13,7 @@ mod latency;
 mod memory;
 mod part;
 mod phase;
+mod programs;
 mod zipf;
 
 use std::io::Write as _;
@@ -26,6 +27,7 @@ pub use self::latency::Latencies;
 use self::memory::Memory;
 use self::part::{Part, Plan, Timed};
 pub use self::phase::Phase;
+pub use self::programs::name as program_name;
 use super::contents::{Contents, Mix, PAGE_BYTES, WrongBytes};
 
 /// A line has some hundred buckets for each random phase.
@@ -83,6 +85,9 @@ pub enum WorkError {
     /// A child did not end well.
     #[error("a forked child found wrong bytes or died (wait status {0:#x})")]
     Child(i32),
+    /// A whole program failed.
+    #[error("{0}: {1}")]
+    Program(&'static str, #[source] std::io::Error),
 }
 
 /// Runs the workload and prints its [`Output`].
@@ -97,6 +102,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         contents: Contents::new(args.contents),
         phases: Phase::in_order(&args.phases),
         accesses: args.accesses.map_or(pages, |accesses| accesses / args.threads),
+        threads: args.threads,
     };
     let parts: Vec<_> = (0..args.threads)
         .map(|thread| Ok(Part::new(Memory::map(pages)?, thread)))
@@ -119,13 +125,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let phases = times
         .into_iter()
         .map(|Timed { phase, time, latencies }| {
-            let accesses = plan.accesses_in(phase, pages) * args.threads;
+            let accesses =
+                if phase.is_program() { 1 } else { plan.accesses_in(phase, pages) * args.threads };
             PhaseTime { phase, ns: time.as_nanos() as f64 / accesses as f64, latencies }
         })
         .collect();
-    let accesses = plan.phases.iter().map(|&phase| plan.accesses_in(phase, pages)).sum::<usize>();
-    let accesses = (accesses + plan.unmeasured_accesses(pages)) * args.threads;
-    print(&Output { phases, accesses: accesses as u64 })
+    let accesses = plan.all_accesses(pages) as u64;
+    print(&Output { phases, accesses })
 }
 
 /// Prints from a buffer on the stack, which no engine swaps out.

@@ -10,7 +10,7 @@ use super::forked::in_child;
 use super::latency::Latencies;
 use super::memory::Memory;
 use super::zipf::{Zipf, random_cycle};
-use super::{Phase, WorkError};
+use super::{Phase, WorkError, programs};
 
 /// The clock takes some 25 ns to read, twice for each access that is timed by itself. Those of one in
 /// eight add 6 ns to the mean, and are enough for a p99.9.
@@ -24,6 +24,8 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// Per thread and random phase.
     pub accesses: usize,
+    /// Threads that run this plan.
+    pub threads: usize,
 }
 
 impl Plan {
@@ -36,9 +38,20 @@ impl Plan {
         }
     }
 
+    /// Pages and accesses of all phases and threads, and the unmeasured checks; of each program one.
+    pub fn all_accesses(&self, pages: usize) -> usize {
+        let (programs, patterns): (Vec<_>, Vec<_>) =
+            self.phases.iter().copied().partition(|phase| phase.is_program());
+        if patterns.is_empty() {
+            return programs.len();
+        }
+        let accesses: usize = patterns.iter().map(|&phase| self.accesses_in(phase, pages)).sum();
+        (accesses + self.unmeasured_accesses(pages)) * self.threads + programs.len()
+    }
+
     /// Those that no phase counts: every page is checked once, and so is every block after it was
     /// filled.
-    pub fn unmeasured_accesses(&self, pages: usize) -> usize {
+    fn unmeasured_accesses(&self, pages: usize) -> usize {
         let churns = self.phases.contains(&Phase::Churn);
         pages + if churns { 2 * churned_bytes(pages) / PAGE_BYTES } else { 0 }
     }
@@ -92,6 +105,7 @@ enum Work {
     ForkReread,
     Free,
     Churn(Churn),
+    Program(Phase),
 }
 
 impl Part {
@@ -146,6 +160,11 @@ impl Part {
                 drop(std::mem::take(&mut self.memory));
                 Work::Churn(Churn::new(&plan.contents, churned_bytes(pages), self.thread))
             }
+            Phase::Sort | Phase::Python | Phase::Sqlite => {
+                self.check_all(plan)?;
+                drop(std::mem::take(&mut self.memory));
+                Work::Program(phase)
+            }
         })
     }
 
@@ -181,6 +200,12 @@ impl Part {
             Work::ForkReread => in_child(|| self.check_all(plan))?,
             Work::Free => drop(std::mem::take(&mut self.memory)),
             Work::Churn(churn) => churn.replace(&plan.contents, plan.accesses)?,
+            // The other threads wait; it has its own, if any.
+            Work::Program(phase) if self.thread == 0 => {
+                let bytes = self.generations.len() * PAGE_BYTES * plan.threads;
+                programs::run(*phase, bytes, plan.threads)?;
+            }
+            Work::Program(_) => {}
         }
         Ok(())
     }
@@ -244,7 +269,12 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        Plan { contents: Contents::new(Mix::Heap), phases: Phase::ALL.to_vec(), accesses: 100 }
+        Plan {
+            contents: Contents::new(Mix::Heap),
+            phases: Phase::PATTERNS.to_vec(),
+            accesses: 100,
+            threads: 1,
+        }
     }
 
     fn part(pages: usize, thread: usize) -> Part {
@@ -259,9 +289,9 @@ mod tests {
     #[test]
     fn every_phase_runs_and_is_timed() {
         let times = part(32, 7).work(&plan(), &Barrier::new(1)).unwrap();
-        assert_eq!(times.iter().map(|timed| timed.phase).collect::<Vec<_>>(), Phase::ALL);
+        assert_eq!(times.iter().map(|timed| timed.phase).collect::<Vec<_>>(), Phase::PATTERNS);
         let sampled = times.iter().filter(|timed| timed.latencies.is_some());
-        let random = Phase::ALL.into_iter().filter(|phase| phase.is_random());
+        let random = Phase::PATTERNS.into_iter().filter(|phase| phase.is_random());
         assert!(sampled.map(|timed| timed.phase).eq(random));
     }
 
@@ -275,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_lost_write_is_found_by_each_phase_that_reads() {
-        for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Fill) {
+        for phase in Phase::PATTERNS.into_iter().filter(|phase| *phase != Phase::Fill) {
             let mut part = part(8, 0);
             run(&mut part, &plan(), Phase::Fill).unwrap();
             let older = part.memory[3];

@@ -40,12 +40,18 @@ pub enum Phase {
     Free,
     /// Blocks of various sizes are freed, allocated and filled, without growth.
     Churn,
+    /// A whole program: GNU sort, from a pipe.
+    Sort,
+    /// A whole program: a dictionary in Python.
+    Python,
+    /// A whole program: a database in memory.
+    Sqlite,
 }
 
 impl Phase {
-    /// All of them, in the order in which they run. What follows [`Self::Free`] has memory of its
+    /// Access patterns, in the order in which they run. What follows [`Self::Free`] has memory of its
     /// own.
-    pub const ALL: [Self; 10] = [
+    pub const PATTERNS: [Self; 10] = [
         Self::Fill,
         Self::OrderedRead,
         Self::RandomRead,
@@ -62,10 +68,29 @@ impl Phase {
     pub const BASIC: [Self; 4] =
         [Self::Fill, Self::OrderedRead, Self::RandomRead, Self::RandomWrite];
 
+    /// Whole programs, which run after the patterns.
+    pub const PROGRAMS: [Self; 3] = [Self::Sort, Self::Python, Self::Sqlite];
+
+    /// Patterns and programs, in the order in which they run.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::PATTERNS.into_iter().chain(Self::PROGRAMS)
+    }
+
     /// These phases in their order, after the fill, without which there is nothing to access.
     pub fn in_order(wanted: &[Self]) -> Vec<Self> {
-        let runs = |phase: &Self| *phase == Self::Fill || wanted.contains(phase);
-        Self::ALL.into_iter().filter(runs).collect()
+        let fills = wanted.iter().any(|phase| !phase.is_program());
+        let runs = |phase: &Self| (fills && *phase == Self::Fill) || wanted.contains(phase);
+        Self::all().filter(runs).collect()
+    }
+
+    /// Whether it is a whole program, whose time is not that of a page or access.
+    pub fn is_program(self) -> bool {
+        Self::PROGRAMS.contains(&self)
+    }
+
+    /// What its times are shown in, with how many ns that is.
+    pub fn unit(self) -> (&'static str, f64) {
+        if self.is_program() { ("ms", 1e6) } else { ("ns", 1.0) }
     }
 
     /// Whether pages are accessed in the order of their addresses, where read-ahead helps.
@@ -97,6 +122,9 @@ impl Phase {
             Self::ForkReread => "fork reread",
             Self::Free => "free",
             Self::Churn => "churn",
+            Self::Sort => "sort",
+            Self::Python => "python",
+            Self::Sqlite => "sqlite",
         }
     }
 }
@@ -109,17 +137,18 @@ mod tests {
 
     #[test]
     fn a_phase_is_called_on_the_command_line_what_it_is_called_in_the_report() {
-        for phase in Phase::ALL {
+        for phase in Phase::all() {
             assert_eq!(Phase::from_str(&phase.argument(), false), Ok(phase));
             let json = serde_json::to_string(&phase).unwrap();
             assert_eq!(json, format!("{:?}", phase.argument()));
         }
-        assert_eq!(Phase::value_variants(), Phase::ALL);
+        assert!(Phase::value_variants().iter().copied().eq(Phase::all()));
     }
 
     #[test]
     fn the_fill_is_never_left_out() {
         let phases = Phase::in_order(&[Phase::Free, Phase::RandomRead]);
         assert_eq!(phases, [Phase::Fill, Phase::RandomRead, Phase::Free]);
+        assert_eq!(Phase::in_order(&Phase::PROGRAMS), Phase::PROGRAMS, "programs fill their own");
     }
 }
