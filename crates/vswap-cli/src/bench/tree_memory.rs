@@ -73,6 +73,8 @@ mod tests {
 
     #[test]
     fn memory_is_counted_once_per_address_space() {
+        // What a forked child of another test shares would be counted half.
+        let _no_forks = super::super::workload::FORKS.lock();
         let own = getpid();
         // Large beside whatever the other tests hold meanwhile.
         let memory = vec![1u8; 96 << 20];

@@ -8,12 +8,18 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use super::super::contents::WrongBytes;
 use super::WorkError;
 
+/// Held while a test has a child, for those that count the memory of this process.
+#[cfg(test)]
+pub static FORKS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Runs `work` in a forked child and waits for it. The child may have been forked from a program
 /// with other threads, so `work` neither allocates nor locks anything.
 ///
 /// # Errors
 /// The child could not be forked, found wrong bytes (and printed which), or died.
 pub fn in_child(work: impl FnOnce() -> Result<(), WrongBytes>) -> Result<(), WorkError> {
+    #[cfg(test)]
+    let _lock = FORKS.lock();
     // SAFETY: the child does nothing but what is safe after fork: `work`, by its contract, one
     // write, and `_exit`.
     let child = match unsafe { libc::fork() } {

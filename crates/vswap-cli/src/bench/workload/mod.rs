@@ -23,6 +23,8 @@ use std::sync::Barrier;
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub use self::forked::FORKS;
 pub use self::latency::Latencies;
 use self::memory::Memory;
 use self::part::{Part, Plan, Timed};
