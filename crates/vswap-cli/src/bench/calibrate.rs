@@ -10,6 +10,7 @@
 use anyhow::{Context as _, ensure};
 
 use super::rows::{Bench, Row, Setting};
+use super::workload::Phase;
 
 /// Runs that look for a limit before the nearest one is taken.
 const TRIES: usize = 5;
@@ -29,16 +30,21 @@ pub struct Calibration {
     pub peak_pss: Option<u64>,
 }
 
-/// Finds the row's limit for `ram` bytes, all told.
+/// Finds the row's limit for these phases and `ram` bytes, all told.
 ///
 /// # Errors
 /// Those of [`Bench::run`]; or the row breaks its budget, or takes more at any limit.
-pub fn calibrate(bench: &Bench<'_>, row: Row, ram: u64) -> anyhow::Result<Calibration> {
+pub fn calibrate(
+    bench: &Bench<'_>,
+    row: Row,
+    phases: &[Phase],
+    ram: u64,
+) -> anyhow::Result<Calibration> {
     let kernel = row.is_kernel();
     let mut limit = if kernel { first_guess(bench, row, ram) } else { ram };
     let mut best: Option<Calibration> = None;
     for _ in 0..TRIES {
-        let found = try_limit(bench, row, limit)?;
+        let found = try_limit(bench, row, phases, limit)?;
         if let Some(pss) = found.peak_pss {
             let (taken, budget) = (pss >> 20, limit >> 20);
             ensure!(pss <= tolerated(limit), "it takes {taken} MiB with a budget of {budget} MiB");
@@ -60,14 +66,19 @@ pub fn calibrate(bench: &Bench<'_>, row: Row, ram: u64) -> anyhow::Result<Calibr
     best.context("at no limit does it take so little")
 }
 
-fn try_limit(bench: &Bench<'_>, row: Row, limit: u64) -> anyhow::Result<Calibration> {
+fn try_limit(
+    bench: &Bench<'_>,
+    row: Row,
+    phases: &[Phase],
+    limit: u64,
+) -> anyhow::Result<Calibration> {
     let measured = bench.run(&Setting {
         row,
         // Read-ahead fills memory with pages that nobody may have asked for, so this is the
         // larger of the two.
         page_cluster: row.is_kernel().then_some(3),
         threads: 1,
-        phases: bench.phases.clone(),
+        phases: phases.to_vec(),
         limit,
         sample_pss: !row.is_kernel(),
     })?;

@@ -11,6 +11,7 @@ mod contents;
 mod html;
 mod kernel;
 mod moved;
+mod plan;
 mod report;
 mod rows;
 mod tree_cpu;
@@ -33,7 +34,8 @@ use self::calibrate::{Calibration, calibrate};
 use self::contents::Mix;
 use self::kernel::cgroup::{Hierarchy, Version};
 use self::kernel::{Journal, KernelError};
-use self::report::{Absence, Conditions, Report, Run};
+use self::plan::Planned;
+use self::report::{Absence, Calibrated, Conditions, Report, Run};
 use self::rows::{Bench, Row, Setting};
 use self::workload::Phase;
 use crate::refusal::{Refusal, reason};
@@ -122,7 +124,7 @@ impl Args {
 
     fn phases(&self) -> Vec<Phase> {
         if self.programs {
-            return Phase::PROGRAMS.into_iter().filter(is_installed).collect();
+            return Phase::PROGRAMS.into_iter().filter(|&phase| is_installed(phase)).collect();
         }
         match (self.phases.as_slice(), self.quick) {
             ([], true) => Phase::BASIC.to_vec(),
@@ -133,8 +135,8 @@ impl Args {
 }
 
 /// Programs may be missing; patterns are our own.
-fn is_installed(phase: &Phase) -> bool {
-    let Some(program) = workload::program_name(*phase) else { return true };
+fn is_installed(phase: Phase) -> bool {
+    let Some(program) = workload::program_name(phase) else { return true };
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
@@ -232,7 +234,7 @@ struct Comparison<'a> {
     /// Why there are no kernel rows.
     no_kernel: Option<String>,
     runs: Vec<Run>,
-    calibrations: Vec<(Row, Calibration)>,
+    calibrations: Vec<Calibrated>,
     skipped: Vec<Absence>,
     failed: Vec<Absence>,
 }
@@ -279,7 +281,7 @@ impl<'a> Comparison<'a> {
         for round in 1..=self.args.rounds() {
             for &threads in &self.args.threads {
                 for &row in &rows {
-                    if !self.failed.iter().any(|failed| failed.row == row) {
+                    if !self.has_failed(row, None) {
                         self.measure(row, threads, round);
                     }
                     if self.stopped() {
@@ -307,51 +309,57 @@ impl<'a> Comparison<'a> {
         if row == Row::Plain {
             return true;
         }
-        match calibrate(&self.bench, row, self.args.ram.0) {
-            Ok(calibration) => {
-                eprintln!("{:<18} {}", row.title(), describe(&calibration));
-                self.calibrations.push((row, calibration));
-                true
+        for only in plan::kinds(&self.bench.phases) {
+            let phases = plan::phases(&self.bench.phases, only);
+            match calibrate(&self.bench, row, &phases, self.args.ram.0) {
+                Ok(calibration) => {
+                    let phase = only.map_or(String::new(), |phase| format!(", {}", phase.title()));
+                    let title = row.title() + &phase;
+                    eprintln!("{title:<18} {}", describe(&calibration));
+                    self.calibrations.push(Calibrated { row, only, calibration });
+                }
+                Err(error) => self.absent(row, only, &error),
             }
-            Err(error) => {
-                self.absent(row, &error);
-                false
+            if self.stopped() || !self.calibrations.iter().any(|other| other.row == row) {
+                return false;
             }
         }
+        true
     }
 
     fn measure(&mut self, row: Row, threads: usize, round: usize) {
-        let limit = self.calibrations.iter().find(|(other, _)| *other == row);
-        let limit = limit.map_or(0, |(_, calibration)| calibration.limit);
-        for (page_cluster, phases) in read_ahead_settings(row, self.args.quick, &self.bench.phases)
+        for Planned { page_cluster, phases, only } in
+            plan::runs(row, self.args.quick, &self.bench.phases)
         {
+            if self.has_failed(row, only) {
+                continue;
+            }
+            let limit =
+                self.calibrations.iter().find(|other| (other.row, other.only) == (row, only));
+            let limit = limit.map_or(0, |found| found.calibration.limit);
             let setting = Setting { row, page_cluster, threads, phases, limit, sample_pss: false };
             match self.bench.run(&setting) {
-                Ok(measurement) => {
-                    let times: Vec<_> = measurement
-                        .phases
-                        .iter()
-                        .map(|time| {
-                            let (unit, ns) = time.phase.unit();
-                            format!("{} {:.0} {unit}", time.phase.title(), time.ns / ns)
-                        })
-                        .collect();
-                    let read_ahead = page_cluster.map(|n| format!(" (page-cluster {n})"));
-                    eprintln!(
-                        "round {round}/{}, threads {threads}: {:<18} {}{}",
-                        self.args.rounds(),
-                        row.title(),
-                        times.join(", "),
-                        read_ahead.unwrap_or_default(),
-                    );
-                    self.runs.push(Run { row, page_cluster, threads, measurement });
+                Ok(mut measurement) => {
+                    measurement.phases.retain(|time| only.is_none_or(|only| time.phase == only));
+                    let run = Run { row, page_cluster, threads, only, measurement };
+                    eprintln!("round {round}/{}: {}", self.args.rounds(), run.summary());
+                    self.runs.push(run);
                 }
-                Err(error) => return self.absent(row, &error),
+                Err(error) => self.absent(row, only, &error),
+            }
+            if self.stopped() {
+                return;
             }
         }
     }
 
-    fn absent(&mut self, row: Row, error: &anyhow::Error) {
+    /// Whether there is no point in another run of a row, or of its run for one phase.
+    fn has_failed(&self, row: Row, only: Option<Phase>) -> bool {
+        let same = |failed: &Absence| failed.row == row && [None, only].contains(&failed.phase);
+        self.failed.iter().any(same)
+    }
+
+    fn absent(&mut self, row: Row, phase: Option<Phase>, error: &anyhow::Error) {
         let reason = format!("{error:#}");
         if self.stopped() {
             return;
@@ -359,14 +367,15 @@ impl<'a> Comparison<'a> {
         if error.downcast_ref::<KernelError>().is_some_and(KernelError::is_unavailable) {
             self.skip(row, reason);
         } else {
-            eprintln!("FAILED: {}: {reason}", row.title());
-            self.failed.push(Absence { row, reason });
+            let absence = Absence { row, phase, reason };
+            eprintln!("FAILED: {}: {}", absence.title(), absence.reason);
+            self.failed.push(absence);
         }
     }
 
     fn skip(&mut self, row: Row, reason: String) {
         eprintln!("SKIPPED: {}: {reason}", row.title());
-        self.skipped.push(Absence { row, reason });
+        self.skipped.push(Absence { row, phase: None, reason });
     }
 
     fn conditions(&self) -> Conditions {
@@ -389,7 +398,7 @@ impl<'a> Comparison<'a> {
             ram: self.args.ram.0,
             missing_programs: Phase::PROGRAMS
                 .into_iter()
-                .filter(|phase| self.args.programs && !is_installed(phase))
+                .filter(|&phase| self.args.programs && !is_installed(phase))
                 .filter_map(workload::program_name)
                 .collect(),
             rounds: self.args.rounds(),
@@ -408,22 +417,6 @@ fn usable_hierarchy(journal: &Journal) -> Result<Hierarchy, String> {
     Ok(hierarchy)
 }
 
-/// A kernel row is run with and without read-ahead, and each phase shows the better. A quick bench
-/// takes each only for the phases that it is known to suit, and so does a row that is slow.
-fn read_ahead_settings(row: Row, quick: bool, phases: &[Phase]) -> Vec<(Option<u8>, Vec<Phase>)> {
-    if !row.is_kernel() {
-        return vec![(None, phases.to_vec())];
-    }
-    if !quick && !row.is_slow() {
-        return vec![(Some(0), phases.to_vec()), (Some(3), phases.to_vec())];
-    }
-    // The fill runs before either; programs are as random as anything.
-    let (ordered, random): (Vec<_>, Vec<_>) =
-        phases.iter().copied().partition(|phase| phase.is_ordered());
-    let settings = [(Some(3), ordered), (Some(0), Phase::in_order(&random))];
-    settings.into_iter().filter(|(_, phases)| !phases.is_empty()).collect()
-}
-
 fn describe(calibration: &Calibration) -> String {
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let pool = calibration.uncharged_pool;
@@ -432,24 +425,4 @@ fn describe(calibration: &Calibration) -> String {
     let pss = calibration.peak_pss.map(|pss| format!(", Pss_Anon {}", mib(pss)));
     let parts = [pool, peak, pss].into_iter().flatten();
     parts.fold(format!("limit {}", mib(calibration.limit)), |text, part| text + &part)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quick_bench_takes_each_read_ahead_only_where_it_helps() {
-        let settings = |phases: &[Phase]| read_ahead_settings(Row::ZramLz4, true, phases);
-        assert_eq!(
-            settings(&Phase::BASIC),
-            [
-                (Some(3), vec![Phase::Fill, Phase::OrderedRead]),
-                (Some(0), vec![Phase::Fill, Phase::RandomRead, Phase::RandomWrite]),
-            ]
-        );
-        assert_eq!(settings(&[Phase::Fill]), [(Some(3), vec![Phase::Fill])]);
-        assert_eq!(settings(&Phase::PROGRAMS), [(Some(0), Phase::PROGRAMS.to_vec())]);
-        assert_eq!(read_ahead_settings(Row::Inline, true, &Phase::PATTERNS).len(), 1);
-    }
 }

@@ -25,8 +25,35 @@ pub struct Run {
     pub page_cluster: Option<u8>,
     /// Of the workload.
     pub threads: usize,
+    /// The phase that it is about, if that is one alone; its CPU time is not that of the others.
+    pub only: Option<Phase>,
     /// What it gave.
     pub measurement: Measurement,
+}
+
+impl Run {
+    /// A line for who waits.
+    pub fn summary(&self) -> String {
+        let times = self.measurement.phases.iter().map(|time| {
+            let (unit, ns) = time.phase.unit();
+            format!("{} {:.0} {unit}", time.phase.title(), time.ns / ns)
+        });
+        let times = times.collect::<Vec<_>>().join(", ");
+        let read_ahead = self.page_cluster.map(|pages| format!(" (page-cluster {pages})"));
+        let read_ahead = read_ahead.unwrap_or_default();
+        format!("threads {}: {:<18} {times}{read_ahead}", self.threads, self.row.title())
+    }
+}
+
+/// What a row got for its runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Calibrated {
+    /// The peer.
+    pub row: Row,
+    /// The phase, if it is for runs of one alone.
+    pub only: Option<Phase>,
+    /// Its limit, and what it took.
+    pub calibration: Calibration,
 }
 
 /// Times of one cell over the rounds, in ns per page or access.
@@ -154,8 +181,18 @@ pub struct RowMemory {
 pub struct Absence {
     /// The peer.
     pub row: Row,
+    /// The phase, if it is this one alone.
+    pub phase: Option<Phase>,
     /// Why.
     pub reason: String,
+}
+
+impl Absence {
+    /// For people.
+    pub fn title(&self) -> String {
+        let phase = self.phase.map(|phase| format!(", {}", phase.title())).unwrap_or_default();
+        self.row.title() + &phase
+    }
 }
 
 /// What was measured where.
@@ -209,7 +246,7 @@ impl Report {
     pub fn new(
         conditions: Conditions,
         runs: &[Run],
-        calibrations: &[(Row, Calibration)],
+        calibrations: &[Calibrated],
         skipped: Vec<Absence>,
         failed: Vec<Absence>,
     ) -> Self {
@@ -254,7 +291,7 @@ impl Report {
         }
         for (what, absences) in [("skipped", &self.skipped), ("FAILED", &self.failed)] {
             for absence in absences {
-                let _ = writeln!(text, "{what}: {}: {}", absence.row.title(), absence.reason);
+                let _ = writeln!(text, "{what}: {}: {}", absence.title(), absence.reason);
             }
         }
         text
@@ -363,7 +400,7 @@ fn by_read_ahead(runs: &[Run], row: Row, threads: usize) -> Vec<(Option<u8>, Vec
 fn cpu(runs: &[Run], row: Row, threads: usize) -> Vec<RowCpu> {
     let settings = by_read_ahead(runs, row, threads);
     let of_setting = |(page_cluster, runs): (Option<u8>, Vec<&Run>)| {
-        let measured = || runs.iter().map(|run| &run.measurement);
+        let measured = || runs.iter().filter(|run| run.only.is_none()).map(|run| &run.measurement);
         let per_access = |ns: fn(CpuTime) -> u64| {
             Spread::of(measured().map(|m| ns(m.cpu) as f64 / m.accesses as f64).collect())
         };
@@ -399,16 +436,11 @@ fn cell(runs: &[Run], row: Row, threads: usize, phase: Phase) -> Option<Cell> {
         .min_by(|one, other| one.ns.median.total_cmp(&other.ns.median))
 }
 
-fn memory(
-    runs: &[Run],
-    calibrations: &[(Row, Calibration)],
-    row: Row,
-    threads: usize,
-) -> RowMemory {
+fn memory(runs: &[Run], calibrations: &[Calibrated], row: Row, threads: usize) -> RowMemory {
     let measured = runs.iter().filter(|run| run.row == row && run.threads == threads);
     let measured = || measured.clone().map(|run| &run.measurement);
-    let calibration =
-        calibrations.iter().find(|(other, _)| *other == row).map(|(_, calibration)| calibration);
+    let calibration = calibrations.iter().find(|other| other.row == row && other.only.is_none());
+    let calibration = calibration.map(|found| &found.calibration);
     let seen = measured().filter_map(|measurement| measurement.peak).max();
     RowMemory {
         row,
@@ -438,7 +470,7 @@ mod tests {
             peak: Some(1 << 20),
             ..Measurement::default()
         };
-        Run { row, page_cluster, threads: 1, measurement }
+        Run { row, page_cluster, threads: 1, only: None, measurement }
     }
 
     fn report(runs: &[Run]) -> Report {
@@ -489,6 +521,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_for_one_phase_has_a_cell_and_no_part_in_the_cpu_time() {
+        let mut fork = run(Row::Inline, None, &[(Phase::ForkReread, 50.0)]);
+        fork.only = Some(Phase::ForkReread);
+        fork.measurement.accesses = 1;
+        let report = report(&[run(Row::Inline, None, &[(Phase::Fill, 10.0)]), fork]);
+        assert_eq!(find(&report, Row::Inline, Phase::ForkReread).ns.rounds, [50.0]);
+        assert_eq!(find(&report, Row::Inline, Phase::Fill).ns.rounds, [10.0]);
+        assert_eq!(report.cpu[0].per_access.rounds, [100.0]);
+    }
+
+    #[test]
     fn the_cpu_of_each_read_ahead_is_shown_by_itself() {
         let report = report(&[
             run(Row::ZramLz4, Some(0), &[(Phase::Fill, 30.0)]),
@@ -499,8 +542,8 @@ mod tests {
         let cpu: Vec<_> = report.cpu.iter().map(|cpu| (cpu.row, cpu.page_cluster)).collect();
         let rows = [(Row::ZramLz4, Some(0)), (Row::ZramLz4, Some(3)), (Row::Handoff, None)];
         assert_eq!(cpu, rows);
-        assert_eq!(median(&report.cpu[0].per_access), 100.0);
-        assert_eq!(median(&report.cpu[0].system_per_access), 70.0);
+        assert_eq!(report.cpu[0].per_access.rounds, [100.0]);
+        assert_eq!(report.cpu[0].system_per_access.rounds, [70.0]);
         assert_eq!(report.cpu[0].per_moved_page.as_ref().map(median), Some(200.0));
         assert!(report.cpu[2].per_moved_page.is_none());
         assert!(report.table().contains("kernel zram lz4 (3)"), "{}", report.table());

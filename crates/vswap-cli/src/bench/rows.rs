@@ -225,7 +225,7 @@ impl<'j> Bench<'j> {
             Peer::Vswap(_) => Moved::by_vswap()?,
         };
         let run = Running {
-            child: self.spawn(setting, group.as_ref(), moved.stats_path())?,
+            child: self.spawn(setting, group.as_ref(), moved.stats_path().as_deref())?,
             deadline: Instant::now() + self.time_limit(setting),
         };
         let mut watch =
@@ -299,7 +299,7 @@ impl<'j> Bench<'j> {
         &self,
         setting: &Setting,
         group: Option<&MemoryGroup<'_>>,
-        stats: Option<String>,
+        stats: Option<&str>,
     ) -> anyhow::Result<Child> {
         let mut command = Command::new(&self.program);
         if let Some(group) = group {
@@ -308,7 +308,7 @@ impl<'j> Bench<'j> {
         if let Peer::Vswap(engine) = setting.row.peer() {
             let ram = setting.limit.to_string();
             command.args(["run", "--ram", &ram, "--engine", engine]);
-            command.args(stats.iter().flat_map(|path| ["--stats", path]));
+            command.args(stats.into_iter().flat_map(|path| ["--stats", path]));
             if self.swap_file {
                 command.arg("--swap").arg(&self.swap_dir);
             }

@@ -169,7 +169,7 @@ fn write_absences(page: &mut String, heading: &str, absences: &[Absence]) {
     }
     let _ = writeln!(page, "<h2>{heading}</h2>\n<ul>");
     for absence in absences {
-        let (title, reason) = (absence.row.title(), escape(&absence.reason));
+        let (title, reason) = (absence.title(), escape(&absence.reason));
         let _ = writeln!(page, "<li>{title}: {reason}</li>");
     }
     page.push_str("</ul>\n");

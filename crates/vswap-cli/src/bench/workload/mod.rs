@@ -16,7 +16,6 @@ mod phase;
 mod programs;
 mod zipf;
 
-use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::sync::Barrier;
 
@@ -31,9 +30,6 @@ use self::part::{Part, Plan, Timed};
 pub use self::phase::Phase;
 pub use self::programs::name as program_name;
 use super::contents::{Contents, Mix, PAGE_BYTES, WrongBytes};
-
-/// A line has some hundred buckets for each random phase.
-const LONGEST_OUTPUT: usize = 64 << 10;
 
 /// Options of the workload. Sizes are plain bytes: only the bench calls it.
 #[derive(clap::Args, Debug)]
@@ -138,16 +134,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Prints from a buffer on the stack, which no engine swaps out.
 fn print(output: &Output) -> anyhow::Result<()> {
-    let mut line = [0u8; LONGEST_OUTPUT];
-    let mut rest = &mut line[..];
-    serde_json::to_writer(&mut rest, output)?;
-    rest.write_all(b"\n")?;
-    let unused = rest.len();
-    let mut text = &line[..line.len() - unused];
+    let mut line = serde_json::to_vec(output)?;
+    line.push(b'\n');
     let stdout = std::io::stdout();
-    while !text.is_empty() {
-        let written = rustix::io::write(stdout.as_fd(), text)?;
-        text = &text[written..];
+    for part in line.chunks(1024) {
+        let mut buffer = [0u8; 1024];
+        buffer[..part.len()].copy_from_slice(part);
+        let mut text = &buffer[..part.len()];
+        while !text.is_empty() {
+            let written = rustix::io::write(stdout.as_fd(), text)?;
+            text = &text[written..];
+        }
     }
     Ok(())
 }
