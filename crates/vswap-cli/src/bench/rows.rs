@@ -256,8 +256,11 @@ impl<'j> Bench<'j> {
     /// before the memory is freed and at the end, and the blocks to churn.
     fn time_limit(&self, setting: &Setting) -> Duration {
         let passes = setting.phases.len() as u64 + 3;
-        let slowness = if self.swap_file || setting.row.is_slow() { 5 } else { 1 };
-        Duration::from_secs(10) + Duration::from_millis((self.bytes >> 20) * 20 * passes * slowness)
+        let on_disk = self.swap_file || setting.row.is_slow();
+        // A program goes over its data many times.
+        let programs = setting.phases.iter().any(|phase| phase.is_program());
+        let slowness = if on_disk || programs { 5 } else { 1 };
+        Duration::from_secs(30) + Duration::from_millis((self.bytes >> 20) * 20 * passes * slowness)
     }
 
     fn swap(&self, row: Row) -> Result<Swap<'j>, KernelError> {

@@ -10,8 +10,8 @@ use super::{Phase, WorkError};
 
 /// Of each line that is sorted, with its end.
 const LINE: usize = 64;
-/// What GNU sort keeps for a line besides its bytes.
-const SORT_BYTES_PER_LINE: usize = 32;
+/// What GNU sort keeps for a line besides its bytes, as measured with coreutils 9.1 and two threads.
+const SORT_BYTES_PER_LINE: usize = 64;
 /// A key, a value, and their places in a dictionary, as measured with CPython 3.11.
 const PYTHON_BYTES_PER_ITEM: usize = 215;
 /// A row with its place in the index, as measured with SQLite 3.40.
