@@ -1,15 +1,20 @@
 //! The command line: what is typed, checked as far as that needs no look at the machine.
 
-use std::ffi::{OsStr, OsString};
+mod swap_place;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use vswap_core::device::object::Protection;
+use vswap_core::device::set::DEVICES_MAX;
 use vswap_core::device::space::EXTENT_BYTES_SHIFT;
 use vswap_core::group::shared::SharedLimits;
 use vswap_pager::config::{CodecChoice, Engine};
 
+pub use self::swap_place::SwapPlace;
+use self::swap_place::parse_tier;
 use crate::control::check_name;
 use crate::refusal::Refusal;
 use crate::size::{Size, SizeError};
@@ -80,14 +85,21 @@ pub struct RunArgs {
     /// Also swap to PATH: a file or block device that mkswap has formatted, or, if PATH is a directory
     /// or the name of a new file, a file there that nobody else ever sees. SIZE limits that; the default is
     /// what the file system has free, less a tenth. May be repeated: high priorities (N up to 32767)
-    /// first, equal ones in turns; without N each is below those before it
+    /// first, equal ones in turns; without N each is below those before it. Devices of one priority form a
+    /// tier, which NAME names: a device of a tier that is there already needs no N. Cold data moves to
+    /// slower tiers when a tier is nearly full, and what is used again comes back
     #[arg(
         long,
-        value_name = "PATH[:SIZE][,prio=N]",
+        value_name = "PATH[:SIZE][,prio=N][,tier=NAME]",
         value_parser = clap::value_parser!(OsString),
         action = clap::ArgAction::Append
     )]
     pub swap: Vec<OsString>,
+
+    /// The tiers that PROG and its children may use, of those that --swap and 'vswap swapon' name; all
+    /// that the run around this one may, by default. Nothing is written to other devices
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = parse_tier)]
+    pub tiers: Option<Vec<String>>,
 
     /// Do not encrypt what goes to swap devices; it still carries a check
     #[arg(long)]
@@ -247,7 +259,7 @@ pub struct SwapOnArgs {
     pub run: String,
 
     /// A swap area, a directory or the name of a new file
-    #[arg(value_name = "PATH[:SIZE][,prio=N]", value_parser = clap::value_parser!(OsString))]
+    #[arg(value_name = "PATH[:SIZE][,prio=N][,tier=NAME]", value_parser = clap::value_parser!(OsString))]
     pub device: OsString,
 }
 
@@ -302,21 +314,23 @@ impl From<EngineArg> for Engine {
     }
 }
 
-/// A swap device, as typed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SwapPlace {
-    /// A swap area, a directory, or the name of a file that does not exist.
-    pub path: PathBuf,
-    /// Limit, if one was given.
-    pub size: Option<Size>,
-    /// Priority, if one was given.
-    pub priority: Option<i16>,
-}
-
 impl RunArgs {
     /// The swap devices.
     pub fn swap_places(&self) -> Result<Vec<SwapPlace>, Refusal> {
         self.swap.iter().map(|text| SwapPlace::parse(text)).collect()
+    }
+
+    /// The tiers that may be used.
+    pub fn tiers(&self) -> Result<Option<&[String]>, Refusal> {
+        let tiers = self.tiers.as_deref();
+        if tiers.is_some_and(|tiers| tiers.len() > DEVICES_MAX) {
+            let what = format!("--tiers: more than {DEVICES_MAX} of them");
+            return Err(Refusal::usage(
+                what,
+                "name each once; there are no more devices than that",
+            ));
+        }
+        Ok(tiers)
     }
 
     /// What the group is called.
@@ -344,47 +358,7 @@ impl RunArgs {
     }
 }
 
-impl SwapPlace {
-    /// Reads `PATH[:SIZE][,prio=N]`. What follows the last colon is a size if it looks like one, that
-    /// is, if it begins with a digit; otherwise it belongs to the path.
-    pub fn parse(text: &OsStr) -> Result<Self, Refusal> {
-        let Some(whole) = text.to_str() else {
-            return Ok(Self { path: PathBuf::from(text), size: None, priority: None });
-        };
-        let (text, priority) = match whole.rsplit_once(",prio=") {
-            Some((text, number)) => (text, Some(parse_priority(number)?)),
-            None => (whole, None),
-        };
-        let (path, size) = match text.rsplit_once(':') {
-            Some((path, size)) if size.starts_with(|c: char| c.is_ascii_digit()) => {
-                let size = size.parse().map_err(|e: SizeError| refuse_size("--swap", &e))?;
-                (path, Some(size))
-            }
-            Some((_, "")) => {
-                return Err(refuse_size("--swap", &SizeError::NotANumber(String::new())));
-            }
-            _ => (text, None),
-        };
-        if path.is_empty() {
-            return Err(Refusal::usage(
-                "--swap has no path",
-                "write for example --swap /var/tmp:10G",
-            ));
-        }
-        Ok(Self { path: PathBuf::from(path), size, priority })
-    }
-}
-
 /// As swapon(8) has it.
-fn parse_priority(number: &str) -> Result<i16, Refusal> {
-    number.parse().ok().filter(|&priority| priority >= -1).ok_or_else(|| {
-        Refusal::usage(
-            format!("--swap: '{number}' is no priority"),
-            "give a number from -1 to 32767, as in --swap /dev/vdb,prio=5",
-        )
-    })
-}
-
 fn refuse_size(option: &str, error: &SizeError) -> Refusal {
     let text = error.to_string();
     let (what, remedy) = text.split_once("; ").unwrap_or((&text, "try 'vswap run --help'"));
@@ -524,19 +498,34 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_place_has_a_path_and_perhaps_a_size_and_a_priority() {
-        for (text, path, size, priority) in [
-            ("/var/tmp", "/var/tmp", None, None),
-            ("/var/tmp:10G", "/var/tmp", Some(Size(10 << 30)), None),
-            ("/a:b/c", "/a:b/c", None, None),
-            ("/a:b:4M", "/a:b", Some(Size(4 << 20)), None),
-            ("/dev/vdb,prio=32767", "/dev/vdb", None, Some(32767)),
-            ("/a,b:4M,prio=-1", "/a,b", Some(Size(4 << 20)), Some(-1)),
+    fn a_swap_place_has_a_path_and_perhaps_a_size_a_priority_and_a_tier() {
+        for (text, path, size, priority, tier) in [
+            ("/var/tmp", "/var/tmp", None, None, None),
+            ("/var/tmp:10G", "/var/tmp", Some(Size(10 << 30)), None, None),
+            ("/a:b/c", "/a:b/c", None, None, None),
+            ("/a:b:4M", "/a:b", Some(Size(4 << 20)), None, None),
+            ("/dev/vdb,prio=32767", "/dev/vdb", None, Some(32767), None),
+            ("/a,b:4M,prio=-1", "/a,b", Some(Size(4 << 20)), Some(-1), None),
+            ("/dev/vdb,tier=fast", "/dev/vdb", None, None, Some("fast")),
+            ("/a:4M,tier=s-1,prio=3", "/a", Some(Size(4 << 20)), Some(3), Some("s-1")),
+            ("/a:4M,prio=3,tier=x", "/a", Some(Size(4 << 20)), Some(3), Some("x")),
+            ("/a,tier,prio=3", "/a,tier", None, Some(3), None),
         ] {
-            let place = SwapPlace { path: path.into(), size, priority };
+            let tier = tier.map(str::to_owned);
+            let place = SwapPlace { path: path.into(), size, priority, tier };
             assert_eq!(run_args(text).swap_places().unwrap(), [place], "{text}");
         }
-        for text in ["/a:0", "/a:5X", "/a:", ":5G", "/a,prio=", "/a,prio=-2", "/a,prio=32768"] {
+        for text in [
+            "/a:0",
+            "/a:5X",
+            "/a:",
+            ":5G",
+            "/a,prio=",
+            "/a,prio=-2",
+            "/a,prio=32768",
+            "/a,tier=",
+            "/a,tier=a/b",
+        ] {
             assert!(run_args(text).swap_places().is_err(), "{text}");
         }
     }

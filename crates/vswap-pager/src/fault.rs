@@ -21,9 +21,9 @@ use crate::link;
 use crate::mailbox::Request;
 use crate::run_page::Counter;
 use crate::streams::{Direction, Stream};
-use crate::swap::SWAP_DEVICES;
 use crate::swap::fetched::{Fetched, Wanted};
 use crate::swap::fingerprints::FINGERPRINTS;
+use crate::swap::{SWAP_DEVICES, tiers};
 use crate::sys::Errno;
 use crate::sys::uffd::Uffd;
 use crate::table::{Leaf, PageState};
@@ -267,8 +267,10 @@ impl Window<'_, '_> {
                 match self.engine.space.load(worker, entry, buffer) {
                     Ok(origin) => {
                         self.from_pool |= u64::from(origin == Origin::Pool) << index;
+                        let stays = |from| !tiers::promotes(self.engine, from);
                         self.from_device |=
-                            u64::from(matches!(origin, Origin::Backing(_))) << index;
+                            u64::from(matches!(origin, Origin::Backing(from) if stays(from)))
+                                << index;
                         Prepared::Ready
                     }
                     Err(_) => Prepared::Lost,

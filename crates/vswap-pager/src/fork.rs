@@ -27,7 +27,7 @@ use crate::events::{self, FAULTS};
 use crate::mapping::{self, Call};
 use crate::pager::StartError;
 use crate::run_page::Counter;
-use crate::swap::{SWAP_DEVICES, compaction, draining, idle_age};
+use crate::swap::{SWAP_DEVICES, compaction, draining, idle_age, tiers};
 use crate::sys::{fd::Fd, memory, result, task};
 use crate::table::PageState;
 use crate::{hook_stack, link, pager, rendezvous, signals, start};
@@ -123,6 +123,7 @@ fn reset(engine: &Engine) {
     draining::reset_after_fork();
     compaction::reset_after_fork();
     idle_age::reset_after_fork();
+    tiers::reset_after_fork();
     hook_stack::reset_after_fork();
     rendezvous::reset_after_fork();
     signals::reset_after_fork();

@@ -16,7 +16,7 @@ use crate::pressure::Pressure;
 use crate::proactive::{self, Proactive};
 use crate::reclaim::{Progress, Take};
 use crate::run_page::Counter;
-use crate::swap::{SWAP_DEVICES, compaction, draining, idle_age, writeback};
+use crate::swap::{SWAP_DEVICES, compaction, draining, idle_age, tiers, writeback};
 use crate::swap_in::{self, SwapIn};
 use crate::sys::task;
 use crate::table::PageState;
@@ -70,6 +70,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
         }
         swap_in.advance(engine, context);
         condense(engine, context);
+        tiers::step(engine, context);
         // A step of each: a program that keeps the pool full would hold up a swapoff for ever.
         let mut moved = writeback::write_back(engine, context);
         moved |= idle_age::write_back(engine, context);
@@ -88,7 +89,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
             && proactive::requested(engine) == 0
             && !(engine.budget.is_held() && swap_in::is_wanted(engine));
         if idle && !linger(engine, bell) {
-            engine.mailbox.sleep(bell, compaction::due_in_ms(LOOK_UP_MS));
+            engine.mailbox.sleep(bell, compaction::due_in_ms(tiers::due_in_ms(LOOK_UP_MS)));
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct RunDevice {
     state: AtomicU32,
     /// The number of the group that brought it.
     group: AtomicU32,
+    /// The groups that are kept from it, one bit each.
+    closed_to: AtomicU64,
     /// Counts the devices that had this number.
     serial: AtomicU32,
     priority: AtomicI32,
@@ -155,10 +157,26 @@ impl RunDevice {
         GroupIndex::new(self.group.load(Ordering::Relaxed)).unwrap_or(GroupIndex::ROOT)
     }
 
-    /// Adds it to the run, for a group and its descendants. For the coordinator.
+    /// Whether a group is kept from it, and with it all below that group.
+    pub fn is_closed_to(&self, group: GroupIndex) -> bool {
+        self.closed_to.load(Ordering::Relaxed) & 1 << group.raw() != 0
+    }
+
+    /// Keeps a group from it, or no more. For the coordinator, while the group has no members.
+    pub fn set_closed_to(&self, group: GroupIndex, closed: bool) {
+        let bit = 1 << group.raw();
+        if closed {
+            self.closed_to.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.closed_to.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds it to the run, for a group and its descendants, all of whom may use it. For the coordinator.
     pub fn set(&self, device: Description, group: GroupIndex) {
         self.serial.fetch_add(1, Ordering::Release);
         self.group.store(group.raw(), Ordering::Relaxed);
+        self.closed_to.store(0, Ordering::Relaxed);
         self.priority.store(device.priority.into(), Ordering::Relaxed);
         self.block_shift.store(device.geometry.block_shift(), Ordering::Relaxed);
         self.blocks.store(device.geometry.blocks(), Ordering::Relaxed);

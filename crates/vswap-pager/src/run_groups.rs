@@ -177,12 +177,50 @@ impl RunPage {
             || !self.groups.fits(group, Limit::Swap, |group| self.swap_held(group) * 2)
     }
 
-    /// Whether the members of a group write to a device: to those that the nearest group above them brought,
-    /// themselves included, and to none where writeback is forbidden.
-    pub fn uses(&self, group: GroupIndex, device: &RunDevice) -> bool {
+    /// The group whose devices the members of a group see: the nearest one above them that brought any,
+    /// themselves included.
+    pub fn nearest_devices(&self, group: GroupIndex) -> Option<GroupIndex> {
         let brings = |one| self.devices.all().any(|(_, device)| device.group() == one);
+        self.groups.path(group).find(|&one| brings(one))
+    }
+
+    /// Whether a device is of a tier that a group may not use: all its ancestors have to allow it.
+    pub fn is_closed(&self, group: GroupIndex, device: &RunDevice) -> bool {
+        self.groups.path(group).any(|one| device.is_closed_to(one))
+    }
+
+    /// Whether the members of a group write to a device: to what they see and may use, and to none where
+    /// writeback is forbidden.
+    pub fn uses(&self, group: GroupIndex, device: &RunDevice) -> bool {
         self.groups.writes_back(group)
-            && self.groups.path(group).find(|&one| brings(one)) == Some(device.group())
+            && self.nearest_devices(group) == Some(device.group())
+            && !self.is_closed(group, device)
+    }
+
+    /// Whether a member that uses so many bytes of a device may store more there: in what it holds, or in an
+    /// extent more.
+    pub fn has_room_on(&self, number: usize, me: &Member, used: u64) -> bool {
+        let holds = || {
+            let mut holders = Holders::NONE;
+            holders.insert(self.number_of(me)?);
+            Some(self.devices.get(number)?.leased_by(&holders))
+        };
+        self.may_lease(me) || holds().is_some_and(|bytes| used < bytes)
+    }
+
+    /// Bytes in use by all members on the tier of a device, and bytes that there are.
+    pub fn fill_of_tier(&self, device: &RunDevice) -> (u64, u64) {
+        let priority = |device: &RunDevice| device.description().map(|it| it.priority);
+        let group = device.group();
+        let same = self
+            .devices
+            .all()
+            .filter(|(_, other)| other.group() == group && priority(other) == priority(device));
+        same.fold((0, 0), |(used, limit), (number, device)| {
+            let members = self.members_within(group);
+            let here = members.map(|member| member.on_device[number].load(Ordering::Relaxed));
+            (used + here.sum::<u64>(), limit + device.limit())
+        })
     }
 }
 
@@ -339,5 +377,60 @@ mod tests {
         assert!(!run.uses(GroupIndex::ROOT, own));
         run.groups.set_limits(group, SharedLimits { zswap_writeback: false, ..ram(1) });
         assert!(!run.uses(child, own) && !run.uses(child, outer));
+    }
+
+    #[test]
+    fn what_is_closed_to_a_group_is_closed_to_all_below_it() {
+        let run = run(ram(1));
+        let [fast, slow] = [0, 1].map(|number| add_device(&run, number, 1, GroupIndex::ROOT));
+        let group = run.groups.add(GroupIndex::ROOT, SharedLimits::default()).unwrap();
+        let child = run.groups.add(group, SharedLimits::default()).unwrap();
+        fast.set_closed_to(group, true);
+        for (one, uses) in
+            [(GroupIndex::ROOT, [true; 2]), (group, [false, true]), (child, [false, true])]
+        {
+            assert_eq!([fast, slow].map(|device| run.uses(one, device)), uses, "{one:?}");
+        }
+        slow.set_closed_to(child, true);
+        assert!(!run.uses(child, slow) && run.uses(group, slow));
+        fast.set_closed_to(group, false);
+        assert!(run.uses(child, fast));
+        // The next device of the number is another.
+        add_device(&run, 1, 1, GroupIndex::ROOT);
+        assert!(run.uses(child, slow));
+    }
+
+    /// The tiers of two groups have nothing in common but a number.
+    #[test]
+    fn a_tier_is_as_full_as_live_members_make_it() {
+        let run = run(ram(1));
+        let group = run.groups.add(GroupIndex::ROOT, SharedLimits::default()).unwrap();
+        let outer = add_device(&run, 0, 4, GroupIndex::ROOT);
+        let own = [1, 2].map(|number| add_device(&run, number, 2, group));
+        let outside = join_group(&run, 0, GroupIndex::ROOT);
+        let inside = [1, 2].map(|number| join_group(&run, number, group));
+        outside.on_device[0].store(7, Ordering::Relaxed);
+        for (member, used) in inside.into_iter().zip([30, 500]) {
+            member.on_device[1].store(used, Ordering::Relaxed);
+            member.on_device[2].store(used * 2, Ordering::Relaxed);
+        }
+        let extents = |count: u64| count << EXTENT_BYTES_SHIFT;
+        assert_eq!(run.fill_of_tier(outer), (7, extents(4)));
+        assert_eq!(run.fill_of_tier(own[0]), (1590, extents(4)));
+        inside[1].state.store(MemberState::Ended as u32, Ordering::Relaxed);
+        assert_eq!(run.fill_of_tier(own[1]), (90, extents(4)));
+    }
+
+    #[test]
+    fn a_member_at_its_limit_has_the_room_that_it_holds() {
+        let extent = 1 << EXTENT_BYTES_SHIFT;
+        let run = run(SharedLimits { swap_max: Some(extent), ..ram(1) });
+        add_device(&run, 0, 4, GroupIndex::ROOT);
+        add_device(&run, 1, 4, GroupIndex::ROOT);
+        let member = join_group(&run, 0, GroupIndex::ROOT);
+        assert!(run.has_room_on(0, member, 0) && run.has_room_on(1, member, 0));
+        run.lease(0, member).unwrap();
+        assert!(run.has_room_on(0, member, extent - 1) && !run.has_room_on(0, member, extent));
+        assert!(!run.has_room_on(1, member, 0));
     }
 }

@@ -57,6 +57,10 @@ counters! {
     SwapCompacted => "swap_compacted",
     /// Their bytes.
     SwapCompactedBytes => "swap_compacted_bytes",
+    /// Objects moved to a slower tier.
+    SwapDemoted => "swap_demoted",
+    /// Pages that came in from a slower tier and gave up their slots there.
+    SwapPromoted => "swap_promoted",
     /// Page faults served.
     Faults => "pgfault",
     /// Page faults that needed data from a backing.

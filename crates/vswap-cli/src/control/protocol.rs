@@ -41,7 +41,13 @@ pub enum Request {
     /// To take the last request back.
     SwapOut { process: Option<u32> },
     /// To use one more swap device; as `--swap`, with an absolute path.
-    SwapOn { path: String, size: Option<u64>, priority: Option<i16> },
+    SwapOn {
+        path: String,
+        size: Option<u64>,
+        priority: Option<i16>,
+        #[serde(default)]
+        tier: Option<String>,
+    },
     /// To do without a swap device, or without any.
     SwapOff { path: Option<String> },
 }

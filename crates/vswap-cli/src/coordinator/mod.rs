@@ -59,7 +59,7 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
     let (memfd, page) = run_memory::create()?;
     let limits = SharedLimits { memory_max: Some(ram), ..args.limits() };
     page.groups.set_limits(GroupIndex::ROOT, limits);
-    let devices = Devices::open(&args.swap_places()?, args.protection(), &page.devices)?;
+    let devices = Devices::open(&args.swap_places()?, args.tiers()?, args.protection(), page)?;
     let stats = args.stats.as_deref().map(StatsFile::create).transpose()?;
     let pressure = args.pressure.as_deref().map(PressureFile::create).transpose()?;
     let object = preload::object()?;

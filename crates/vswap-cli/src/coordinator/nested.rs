@@ -53,6 +53,8 @@ pub enum Ask {
     Join(Join),
     /// To use one more swap device, whose descriptor is attached, in this group alone.
     Swap(HandedOver),
+    /// To use only these tiers of the devices that it sees.
+    Tiers(Vec<String>),
     /// That the program has started. There is no answer.
     Started(Started),
     /// What the processes of the group have counted, when those that ended have said so.
@@ -127,6 +129,8 @@ pub enum Answer {
     Joined(u32),
     /// The device is in use.
     Swapped,
+    /// No others are used.
+    Restricted,
     /// What was counted.
     Account { totals: Totals, pagers: u64, swap: SwapSpace },
     /// It cannot be done.
@@ -220,6 +224,9 @@ impl Outer {
         };
         for device in devices {
             self.ask(&Ask::Swap(device.hand_over()), Some(device.file()), PATIENCE)?;
+        }
+        if let Some(tiers) = args.tiers()? {
+            self.ask(&Ask::Tiers(tiers.to_vec()), None, PATIENCE)?;
         }
         Ok(Config {
             ram: limits.memory_max.map_or(self.config.ram, |ram| ram.min(self.config.ram)),

@@ -18,6 +18,7 @@ use vswap_pager::io;
 use vswap_pager::run_devices::{
     DEVICE_BYTES_MAX, Description, DeviceState, DiscardBy, RunDevice, RunDevices,
 };
+use vswap_pager::run_page::RunPage;
 
 use super::swap_area::{self, Area, AreaKind};
 use super::swap_file;
@@ -30,7 +31,7 @@ use crate::size::Size;
 const FIRST_DEFAULT_PRIORITY: i16 = -2;
 
 /// Characters of the path of a nested run's device that are shown: a packet has to hold them.
-const PATH_SHOWN: usize = 80;
+const PATH_SHOWN: usize = 64;
 
 /// What a device is, as /proc/swaps has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,7 @@ pub struct HandedOver {
     kind: Kind,
     in_ram: bool,
     priority: i16,
+    tier: Option<String>,
     block_shift: u32,
     blocks: u32,
     has_header: bool,
@@ -78,7 +80,7 @@ impl HandedOver {
             direct: self.direct,
         };
         let (path, kind, in_ram) = (PathBuf::from(self.path), self.kind, self.in_ram);
-        Some(Device { number: 0, path, kind, in_ram, description, file })
+        Some(Device { number: 0, path, kind, in_ram, tier: self.tier, description, file })
     }
 }
 
@@ -93,6 +95,8 @@ pub struct Device {
     pub kind: Kind,
     /// Whether it is on tmpfs, that is, in RAM after all.
     pub in_ram: bool,
+    /// Name of its tier, if it was given one.
+    tier: Option<String>,
     description: Description,
     file: OwnedFd,
 }
@@ -111,7 +115,7 @@ impl Device {
         }
         let mut devices: Vec<Self> = Vec::new();
         for place in places {
-            let priority = place.priority.unwrap_or_else(|| next_priority(&devices));
+            let priority = priority_of(place, devices.iter())?;
             devices.push(Self::open(place, priority)?);
         }
         Ok(devices)
@@ -125,6 +129,7 @@ impl Device {
             kind: self.kind,
             in_ram: self.in_ram,
             priority,
+            tier: self.tier.clone(),
             block_shift: geometry.block_shift(),
             blocks: geometry.blocks(),
             has_header,
@@ -165,7 +170,8 @@ impl Device {
             discard,
             direct: geometry.direct,
         };
-        Ok(Self { number: 0, path, kind, in_ram: false, description, file: file.into() })
+        let tier = place.tier.clone();
+        Ok(Self { number: 0, path, kind, in_ram: false, tier, description, file: file.into() })
     }
 
     fn create(place: &SwapPlace, priority: i16) -> Result<Self, Refusal> {
@@ -183,7 +189,8 @@ impl Device {
             discard: DiscardBy::PunchHole,
             direct: alignment.direct,
         };
-        Ok(Self { number: 0, path, kind: Kind::Temporary, in_ram, description, file })
+        let (kind, tier) = (Kind::Temporary, place.tier.clone());
+        Ok(Self { number: 0, path, kind, in_ram, tier, description, file })
     }
 
     /// Bytes that can be used.
@@ -215,32 +222,43 @@ fn geometry_of(
 /// All devices of the run.
 #[derive(Debug)]
 pub struct Devices {
-    devices: Vec<Device>,
-    run: &'static RunDevices,
+    opened: Vec<Device>,
+    masks: Vec<TierMask>,
+    page: &'static RunPage,
+}
+
+/// The tiers that a group may use.
+#[derive(Debug)]
+struct TierMask {
+    group: GroupIndex,
+    tiers: Vec<String>,
 }
 
 impl Devices {
     /// Opens what the command line names, and says how objects are protected.
     pub fn open(
         places: &[SwapPlace],
+        tiers: Option<&[String]>,
         protection: Protection,
-        run: &'static RunDevices,
+        page: &'static RunPage,
     ) -> anyhow::Result<Self> {
         if places.len() > DEVICES_MAX {
             return Err(too_many(places.len()).into());
         }
-        run.protect(random_key()?, protection);
-        let mut all = Self { devices: Vec::new(), run };
+        page.devices.protect(random_key()?, protection);
+        let mut all = Self { opened: Vec::new(), masks: Vec::new(), page };
         for place in places {
             all.add(place)?;
+        }
+        if let Some(tiers) = tiers {
+            all.restrict(GroupIndex::ROOT, tiers)?;
         }
         Ok(all)
     }
 
     /// Opens one more.
     pub fn add(&mut self, place: &SwapPlace) -> Result<&Device, Refusal> {
-        let of_run = self.devices_of(GroupIndex::ROOT);
-        let priority = place.priority.unwrap_or_else(|| next_priority(of_run));
+        let priority = priority_of(place, self.devices_of(GroupIndex::ROOT))?;
         self.insert(Device::open(place, priority)?, GroupIndex::ROOT)
     }
 
@@ -256,45 +274,107 @@ impl Devices {
     }
 
     fn insert(&mut self, mut device: Device, group: GroupIndex) -> Result<&Device, Refusal> {
-        device.number = self.run.free_number().ok_or_else(|| {
+        device.number = self.run().free_number().ok_or_else(|| {
             let what = format!("--swap: the run has {DEVICES_MAX} swap devices already");
             Refusal::usage(what, "take one away first")
         })?;
-        self.run.get(device.number).expect("a free number").set(device.description, group);
-        self.devices.push(device);
-        Ok(self.devices.last().expect("it was just added"))
+        self.run().get(device.number).expect("a free number").set(device.description, group);
+        self.opened.push(device);
+        let device = self.opened.last().expect("it was just added");
+        // No member has its descriptor yet.
+        self.masks.iter().for_each(|mask| self.apply(mask, device));
+        Ok(device)
+    }
+
+    /// Lets a group, and all below it, use only these tiers of the devices that are brought for it; what a group
+    /// below it brings is none of its business.
+    pub fn restrict(&mut self, group: GroupIndex, tiers: &[String]) -> Result<(), Refusal> {
+        for name in tiers {
+            let brought = self.opened.iter().filter(|&device| {
+                Some(self.group_of(device)) == self.page.nearest_devices(group)
+                    && self.tier_of(device) == Some(name)
+            });
+            let mut closed = brought.map(|device| self.is_closed(group, device));
+            let (what, remedy) = match closed.next() {
+                Some(false) => continue,
+                Some(true) => (
+                    format!("the run around this one does without tier '{name}'"),
+                    "leave it out".to_owned(),
+                ),
+                None => (
+                    format!("no --swap is in tier '{name}'"),
+                    format!("write --swap PATH,tier={name}"),
+                ),
+            };
+            return Err(Refusal::usage(format!("--tiers: {what}"), remedy));
+        }
+        let mask = TierMask { group, tiers: tiers.to_vec() };
+        self.opened.iter().for_each(|device| self.apply(&mask, device));
+        self.masks.push(mask);
+        Ok(())
+    }
+
+    fn apply(&self, mask: &TierMask, device: &Device) {
+        let concerns = self.page.groups.is_within(mask.group, self.group_of(device));
+        let is_in = |tier: &str| mask.tiers.iter().any(|name| name == tier);
+        if concerns && !self.tier_of(device).is_some_and(is_in) {
+            let device = self.run().get(device.number);
+            device.inspect(|device| device.set_closed_to(mask.group, true));
+        }
+    }
+
+    /// Forgets what groups might use that are gone: their numbers are given to others.
+    pub fn forget_masks(&mut self) {
+        let (run, groups) = (self.run(), &self.page.groups);
+        for mask in self.masks.extract_if(.., |mask| !groups.exists(mask.group)) {
+            run.all().for_each(|(_, device)| device.set_closed_to(mask.group, false));
+        }
+    }
+
+    /// Whether a device is of a tier that a group may not use.
+    pub fn is_closed(&self, group: GroupIndex, device: &Device) -> bool {
+        self.run().get(device.number).is_some_and(|device| self.page.is_closed(group, device))
+    }
+
+    /// What the tier of a device is called.
+    pub fn tier_of(&self, device: &Device) -> Option<&str> {
+        name_of_tier(self.devices_of(self.group_of(device)), device.priority())
     }
 
     /// The group that brought a device.
     pub fn group_of(&self, device: &Device) -> GroupIndex {
-        self.run.get(device.number).map_or(GroupIndex::ROOT, RunDevice::group)
+        self.run().get(device.number).map_or(GroupIndex::ROOT, RunDevice::group)
     }
 
     /// Those that a group has brought.
-    pub fn devices_of(&self, group: GroupIndex) -> impl Iterator<Item = &Device> {
-        self.devices.iter().filter(move |device| self.group_of(device) == group)
+    pub fn devices_of(&self, group: GroupIndex) -> impl Iterator<Item = &Device> + Clone {
+        self.opened.iter().filter(move |device| self.group_of(device) == group)
+    }
+
+    fn run(&self) -> &'static RunDevices {
+        &self.page.devices
     }
 
     /// Those that there are.
     pub fn iter(&self) -> impl Iterator<Item = &Device> {
-        self.devices.iter()
+        self.opened.iter()
     }
 
     /// Says whether members are to move what they have on a device elsewhere.
     pub fn set_draining(&self, number: usize, draining: bool) {
         let state = if draining { DeviceState::Draining } else { DeviceState::On };
-        self.run.get(number).inspect(|device| device.set_state(state));
+        self.run().get(number).inspect(|device| device.set_state(state));
     }
 
     /// Whether no member holds any part of a device.
     pub fn is_free(&self, number: usize) -> bool {
-        self.run.get(number).is_none_or(|device| device.leased() == 0)
+        self.run().get(number).is_none_or(|device| device.leased() == 0)
     }
 
     /// Closes a device that no member uses any more.
     pub fn remove(&mut self, number: usize) {
-        self.run.get(number).inspect(|device| device.set_state(DeviceState::None));
-        for device in self.devices.extract_if(.., |device| device.number == number) {
+        self.run().get(number).inspect(|device| device.set_state(DeviceState::None));
+        for device in self.opened.extract_if(.., |device| device.number == number) {
             if device.kind == Kind::File {
                 // A program that faults inline may keep its descriptor for a while.
                 let _ = flock(&device.file, FlockOperation::Unlock);
@@ -304,8 +384,8 @@ impl Devices {
 
     /// The numbers as bits, and the descriptors in this order, of those that a member uses.
     pub fn for_member(&self, uses: impl Fn(&RunDevice) -> bool) -> (u8, Vec<BorrowedFd<'_>>) {
-        let is_used = |device: &&Device| self.run.get(device.number).is_some_and(&uses);
-        let mut devices: Vec<&Device> = self.devices.iter().filter(is_used).collect();
+        let is_used = |device: &&Device| self.run().get(device.number).is_some_and(&uses);
+        let mut devices: Vec<&Device> = self.opened.iter().filter(is_used).collect();
         devices.sort_unstable_by_key(|device| device.number);
         let bits = devices.iter().fold(0, |bits, device| bits | 1 << device.number);
         (bits, devices.iter().map(|device| device.file.as_fd()).collect())
@@ -313,13 +393,13 @@ impl Devices {
 
     /// The open file of a device.
     pub fn file(&self, number: usize) -> Option<BorrowedFd<'_>> {
-        let device = self.devices.iter().find(|device| device.number == number)?;
+        let device = self.opened.iter().find(|device| device.number == number)?;
         Some(device.file.as_fd())
     }
 
     /// Takes back what a member holds, which has ended.
     pub fn release(&self, member: usize) {
-        self.run.all().for_each(|(_, device)| device.release(member));
+        self.run().all().for_each(|(_, device)| device.release(member));
     }
 }
 
@@ -328,9 +408,40 @@ fn too_many(devices: usize) -> Refusal {
     Refusal::usage(what, "leave some out")
 }
 
+/// The priority of a device that comes to others of its group.
+fn priority_of<'a>(
+    place: &SwapPlace,
+    others: impl Iterator<Item = &'a Device> + Clone,
+) -> Result<i16, Refusal> {
+    let in_tier = |device: &&Device| device.tier.is_some() && device.tier == place.tier;
+    let of_tier = others.clone().find(in_tier).map(Device::priority);
+    let given = place.priority.or(of_tier).unwrap_or_else(|| next_priority(others.clone()));
+    let refuse = |what: String| {
+        let remedy = "the devices of one priority are one tier: leave prio out, or change it";
+        Err(Refusal::usage(format!("--swap: {what}"), remedy))
+    };
+    match (of_tier, name_of_tier(others, given), &place.tier) {
+        (Some(other), _, Some(tier)) if other != given => {
+            refuse(format!("tier {tier} has priority {other}, not {given}"))
+        }
+        (None, Some(other), Some(tier)) if other != tier => {
+            refuse(format!("priority {given} is that of tier {other}, not {tier}"))
+        }
+        _ => Ok(given),
+    }
+}
+
+/// What the tier of a priority is called among the devices of a group.
+fn name_of_tier<'a>(
+    mut devices: impl Iterator<Item = &'a Device>,
+    priority: i16,
+) -> Option<&'a str> {
+    devices.find_map(|device| device.tier.as_deref().filter(|_| device.priority() == priority))
+}
+
 /// The priority of a device without one, behind these.
-fn next_priority<'a>(devices: impl IntoIterator<Item = &'a Device>) -> i16 {
-    let priorities = devices.into_iter().map(Device::priority);
+fn next_priority<'a>(devices: impl Iterator<Item = &'a Device>) -> i16 {
+    let priorities = devices.map(Device::priority);
     let lowest = priorities.filter(|&priority| priority < 0).min();
     lowest.map_or(FIRST_DEFAULT_PRIORITY, |lowest| lowest.saturating_sub(1))
 }

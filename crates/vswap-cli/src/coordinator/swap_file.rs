@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn place(path: &Path, size: Option<u64>) -> SwapPlace {
-        SwapPlace { path: path.to_owned(), size: size.map(Size), priority: None }
+        SwapPlace { path: path.to_owned(), size: size.map(Size), priority: None, tier: None }
     }
 
     #[test]

@@ -223,6 +223,64 @@ fn what_rests_in_the_pool_is_coded_again() {
     assert!(outcome.status.success(), "{}", outcome.describe());
 }
 
+/// D 96 MiB, r 1, B 24 MiB: what does not fit on 48 MiB goes to the slow device, the oldest first, before
+/// the fast one is full; and what is read comes back from there.
+#[test]
+fn cold_data_goes_to_the_slow_tier_and_comes_back_when_it_is_used() {
+    let [slow, fast] = [Area::new(192), Area::new(48)];
+    let named = |area: &Area, rest: &str| format!("{},{rest}", area.0.display());
+    let vswap = Vswap::ram("24M")
+        .device(&named(&slow, "tier=slow,prio=1"))
+        .device(&named(&fast, "prio=7,tier=fast"));
+    let mut running = Job::c("rest", &["96", "random"]).stdin("").start_under(&vswap);
+    running.wait_for("ready");
+    let run = running.pid();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let full = 48 * MIB / 16 * 15;
+    let status = loop {
+        let status = status(run);
+        let used = |number: usize| status["swaps"][number]["used_bytes"].as_u64().expect("bytes");
+        if used(0) > 8 * MIB && used(1) < full {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "{status:#}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert_eq!(
+        (&status["swaps"][0]["tier"], &status["swaps"][1]["tier"]),
+        (&"slow".into(), &"fast".into())
+    );
+    assert!(status["counters"]["swap_demoted"].as_u64() > Some(0), "{status:#}");
+    let shown = control("status", &running, &[]);
+    assert!(shown.contains("tier           fast (priority 7): "), "{shown}");
+    // A third device of the fast tier needs no priority, and has no other.
+    let third = Area::new(32);
+    let refused = try_control("swapon", &running, &[&named(&third, "tier=fast,prio=3")]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("tier fast has priority 7, not 3"), "{said}");
+    control("swapon", &running, &[&named(&third, "tier=fast")]);
+    running.send("go");
+    let outcome = running.finish();
+    assert!(outcome.status.success(), "{}", outcome.describe());
+    assert!(outcome.stats().counter("swap_promoted") > 100, "{}", outcome.describe());
+}
+
+/// D 64 MiB, r 1, B 24 MiB.
+#[test]
+fn a_run_writes_to_the_tiers_that_it_was_given_only() {
+    let [slow, fast] = [Area::new(128), Area::new(128)];
+    let named = |area: &Area, rest: &str| format!("{},{rest}", area.0.display());
+    let vswap = Vswap::ram("24M")
+        .device(&named(&fast, "prio=7,tier=fast"))
+        .device(&named(&slow, "prio=1,tier=slow"))
+        .option(["--tiers", "slow"]);
+    swaps(&random("64"), &vswap);
+    assert_eq!(fast.written(), 0, "it was not allowed");
+    assert!(slow.written() > 32 * MIB, "{} bytes", slow.written());
+    let refused = Job::new("true", &[]).under(&Vswap::ram("24M").option(["--tiers", "fsat"]));
+    assert!(refused.stderr.contains("no --swap is in tier 'fsat'"), "{}", refused.describe());
+}
+
 /// D 64 MiB, r 1, B 16 MiB. Half of the pages go, one by one: by themselves, or because they are written
 /// anew after a fork.
 #[test]

@@ -239,9 +239,9 @@ fn a_nested_run_has_a_budget_of_its_own_too() {
 }
 
 /// A file that `mkswap` has formatted.
-fn area() -> PathBuf {
+fn area(mib: u64) -> PathBuf {
     let path = scratch("area");
-    File::create(&path).and_then(|file| file.set_len(128 * MIB)).expect("a sparse file");
+    File::create(&path).and_then(|file| file.set_len(mib * MIB)).expect("a sparse file");
     let made = Command::new("mkswap").arg(&path).output().expect("mkswap, of util-linux");
     assert!(made.status.success(), "{made:?}");
     path
@@ -254,7 +254,7 @@ fn written(area: &PathBuf) -> u64 {
 /// D 64 MiB, r 1, B 24 MiB.
 #[test]
 fn a_nested_run_writes_to_its_own_device_or_to_that_of_the_outer() {
-    let [outer, inner] = [area(), area()];
+    let [outer, inner] = [area(128), area(128)];
     let plain = Job::c("fill", &["64", "2", "1", "random"]).plain();
     let vswap = Vswap::ram("24M").device(&outer.display().to_string());
     let own = "\"$vswap\" run --swap \"$area\" -- \"$fill\" 64 2 1 random";
@@ -269,6 +269,73 @@ fn a_nested_run_writes_to_its_own_device_or_to_that_of_the_outer() {
     assert!(written(&outer) > 32 * MIB, "{}", written(&outer));
     for area in [outer, inner] {
         let _ = fs::remove_file(area);
+    }
+}
+
+/// D 64 MiB, r 1, B 24 MiB.
+#[test]
+fn a_nested_run_narrows_the_tiers_of_the_outer() {
+    let [fast, slow, inner] = [area(128), area(128), area(128)];
+    let named = |area: &PathBuf, rest: &str| format!("{},{rest}", area.display());
+    let vswap = Vswap::ram("24M")
+        .device(&named(&fast, "prio=7,tier=fast"))
+        .device(&named(&slow, "prio=1,tier=slow"));
+    let narrow = vswap.clone().option(["--tiers", "slow"]);
+    let fill = "\"$fill\" 64 2 1 random";
+    let plain = Job::c("fill", &["64", "2", "1", "random"]).plain();
+    let deep = format!("\"$vswap\" run --tiers slow -- \"$vswap\" run -- {fill}");
+    shell(&deep).compare_with(&plain, &vswap).stats().assert_used_the_swap_file();
+    assert!(written(&fast) < MIB && written(&slow) > 32 * MIB, "{}", written(&fast));
+
+    // Names and priorities of a nested run's own devices are its own.
+    let own = format!("\"$vswap\" run --swap \"$area\" --tiers fast -- {fill}");
+    let own = shell(&own).env("area", &named(&inner, "prio=1,tier=fast"));
+    let before = written(&slow);
+    own.compare_with(&plain, &narrow).stats().assert_used_the_swap_file();
+    assert!(written(&inner) > 32 * MIB && written(&slow) <= before, "{}", written(&slow));
+
+    for (vswap, option, said) in [
+        (&narrow, "--tiers fast", "--tiers: the run around this one does without tier 'fast'"),
+        (&vswap, "--tiers slow,fsat", "--tiers: no --swap is in tier 'fsat'"),
+    ] {
+        let outcome = shell(&format!("\"$vswap\" run {option} -- true")).under(vswap);
+        assert_eq!(outcome.status.code(), Some(2), "{}", outcome.describe());
+        assert!(outcome.stderr.contains(said), "{}", outcome.describe());
+    }
+    for area in [fast, slow, inner] {
+        let _ = fs::remove_file(area);
+    }
+}
+
+/// The fast tier has 16 MiB and is filled beyond 15/16: to move anything down takes an extent more.
+#[test]
+fn demotion_stays_within_the_limit_of_a_group() {
+    for (limit, demotes) in [("16M", false), ("32M", true)] {
+        let [fast, slow] = [area(16), area(64)];
+        let vswap = Vswap::ram("256M")
+            .device(&format!("{},prio=7", fast.display()))
+            .device(&format!("{},prio=1", slow.display()));
+        let nested = format!("\"$vswap\" run --group bound --swap-max {limit} --ram 64M");
+        let script = format!("exec 3<&0; {nested} -- \"$rest\" 40 random <&3 & wait");
+        let running = shell(&script).stdin("").start_under(&vswap);
+        while members(&running) < 1 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(reclaim(&running, "13888K", "bound"), 0);
+        let demoted = |status: &Value| number(status, "/counters/swap_demoted") > 0;
+        let began = Instant::now();
+        let patience = Duration::from_secs(if demotes { 20 } else { 1 });
+        while !demoted(&status(&running)) && began.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let status = status(&running);
+        assert_eq!(demoted(&status), demotes, "{limit}: {status:#}");
+        assert!(demotes || number(&status, "/swaps/0/used_bytes") >= 15 * MIB, "{status:#}");
+        assert_eq!(number(&group(&running, "bound"), "/swap.events/max"), 0, "{status:#}");
+        wake(running);
+        for area in [fast, slow] {
+            let _ = fs::remove_file(area);
+        }
     }
 }
 

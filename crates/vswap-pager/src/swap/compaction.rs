@@ -5,7 +5,7 @@
 //! the reclaimer empties those: it walks the descriptors, and no page table is touched. A pass that
 //! is done leaves the device dense, so the next one is as far away as that quarter.
 //!
-//! It takes a fifth of the reclaimer's time while the program faults, and half while it does not.
+//! It has a [share](crate::swap::share) of the reclaimer's time.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,9 +15,8 @@ use vswap_core::device::space::Fragmentation;
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::lock::SpinLock;
-use crate::run_page::Counter;
+use crate::swap::share::Share;
 use crate::swap::{Refusal, SWAP_DEVICES, SwapDevice};
-use crate::sys::task;
 
 /// Part of the extents that would not be needed when a pass begins.
 const SURPLUS_PART: u32 = 4;
@@ -34,13 +33,6 @@ const LOOK_NS: u64 = 1_000_000_000;
 /// After a pass that left as much as there was.
 const VAIN_NS: u64 = 30_000_000_000;
 
-/// With no fault for this long nobody waits for the device.
-const QUIET_NS: u64 = 20_000_000;
-
-/// Rests between two steps, in times that the step took.
-const RESTS: u64 = 4;
-const RESTS_WHILE_QUIET: u64 = 1;
-
 /// Nothing is moved before this moment.
 static DUE_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -51,12 +43,11 @@ struct State {
     pass: Option<Pass>,
     /// The device that is looked at next.
     next: usize,
-    faults: u64,
-    faulted_ns: u64,
+    share: Share,
 }
 
 impl State {
-    const START: Self = Self { pass: None, next: 0, faults: 0, faulted_ns: 0 };
+    const START: Self = Self { pass: None, next: 0, share: Share::START };
 }
 
 /// A walk over the descriptors.
@@ -75,48 +66,31 @@ pub fn reset_after_fork() {
 
 /// Milliseconds until there is something to do, at most `limit`.
 pub fn due_in_ms(limit: i64) -> i64 {
-    let left = DUE_NS.load(Ordering::Relaxed).saturating_sub(task::now_ns());
-    if STATE.lock().pass.is_some() { limit.min((left / 1_000_000) as i64 + 1) } else { limit }
+    let goes_on = STATE.lock().pass.is_some();
+    if goes_on { Share::due_in_ms(&DUE_NS).min(limit) } else { limit }
 }
 
 /// Looks whether a device is to be compacted, or goes on with that for a while. On the reclaimer.
 pub fn step(engine: &Engine, context: &mut Context) {
-    let now = task::now_ns();
-    if now < DUE_NS.load(Ordering::Relaxed) {
+    if !Share::is_due(&DUE_NS) {
         return;
     }
+    let began = Share::begin();
     let mut state = *STATE.lock();
     let rest = match state.pass {
         None => begin(&mut state),
         Some(pass) => {
             state.pass = go_on(engine, context, pass);
-            state.rest(engine, pass, task::now_ns() - now)
+            let is_vain = |device: &SwapDevice| is_worth_a_pass(device.fragmentation());
+            if state.pass.is_none() && SWAP_DEVICES.get(pass.number).is_some_and(is_vain) {
+                VAIN_NS
+            } else {
+                state.share.rest(engine, began)
+            }
         }
     };
-    DUE_NS.store(task::now_ns() + rest, Ordering::Relaxed);
+    Share::set_due(&DUE_NS, rest);
     *STATE.lock() = state;
-}
-
-impl State {
-    /// How long nothing is done after a step that took so long.
-    fn rest(&mut self, engine: &Engine, pass: Pass, took: u64) -> u64 {
-        let is_vain = |device: &SwapDevice| is_worth_a_pass(device.fragmentation());
-        if self.pass.is_none() && SWAP_DEVICES.get(pass.number).is_some_and(is_vain) {
-            VAIN_NS
-        } else if self.is_quiet(engine) {
-            took * RESTS_WHILE_QUIET
-        } else {
-            took * RESTS
-        }
-    }
-
-    fn is_quiet(&mut self, engine: &Engine) -> bool {
-        let (faults, now) = (engine.counted(Counter::Faults), task::now_ns());
-        if faults != self.faults {
-            (self.faults, self.faulted_ns) = (faults, now);
-        }
-        now - self.faulted_ns > QUIET_NS
-    }
 }
 
 fn is_worth_a_pass(found: Fragmentation) -> bool {

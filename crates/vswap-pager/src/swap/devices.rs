@@ -15,7 +15,7 @@ use crate::engine::{Engine, Side, engine};
 use crate::io::DeviceIo as _;
 use crate::io::{Buffer, DirectBuffers, Direction, Late, Request};
 use crate::lock::{self, Closed, SpinLock};
-use crate::run_devices::Description;
+use crate::run_devices::{Description, RunDevice};
 use crate::run_page::{Member, RunPage};
 use crate::swap::device::{Refusal, SwapDevice};
 use crate::swap::fetched::FETCHED;
@@ -180,7 +180,8 @@ impl SwapDevices {
 
     /// Why none takes anything; `None` if one does.
     pub fn refusal(&'static self) -> Option<Refusal> {
-        let mut refusals = self.all().map(|(_, device)| device.refusal());
+        let others = self.all().filter(|(_, device)| !device.is_draining());
+        let mut refusals = others.map(|(_, device)| device.refusal());
         let first = refusals.next()??;
         refusals.all(|refusal| refusal.is_some()).then_some(first)
     }
@@ -329,6 +330,22 @@ impl SwapDevices {
             engine.space.prefer_backings(&[device.backing()]);
         }
         Some(device)
+    }
+
+    /// The device of a slower tier that takes objects next, and its number; `None` if there is none.
+    pub fn next_below(&'static self, number: usize) -> Option<(usize, &'static SwapDevice)> {
+        let tier = self.set.tier(&Arena, DeviceId::new(number as u8)?)?;
+        let below = self.set.below(&Arena, tier);
+        // The device that is chosen has had its turn, so those of a tier are chosen in turns.
+        let id = self.set.choose(&Arena, &mut Turn::default(), below, 1, TURN_BLOCKS)?;
+        let number = usize::from(id.raw());
+        Some((number, self.get(number)?))
+    }
+
+    /// What the run says of a device that is attached.
+    pub fn described<'a>(&self, run: &'a RunPage, number: usize) -> Option<&'a RunDevice> {
+        let device = self.devices.get(number).filter(|device| device.is_attached())?;
+        run.devices.get(number).filter(|described| described.serial() == device.serial())
     }
 
     /// Passes a device over while it takes nothing.

@@ -13,6 +13,8 @@
 //! | [`fetched`] | what the window of a fault is made of, read with one batch |
 //! | [`transfer`] | who carries out transfers, and for how long |
 //! | [`draining`] | swapon and swapoff while the program runs |
+//! | [`tiers`] | what moves from fast devices to slow ones, and back |
+//! | [`share`] | how much of the reclaimer's time such work has |
 //! | [`writeback`] | what moves from the pool to devices, and when |
 //! | [`idle_age`] | the same, because it has been there for long |
 //!
@@ -30,6 +32,8 @@ pub mod idle_age;
 pub mod leases;
 pub mod read_ahead;
 pub mod sealing;
+pub mod share;
+pub mod tiers;
 pub mod transfer;
 pub mod writeback;
 

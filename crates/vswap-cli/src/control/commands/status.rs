@@ -1,5 +1,6 @@
 //! `vswap status`: all runs in a line each, or one in full.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -163,6 +164,7 @@ fn print_space(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
         now("pool_bytes"),
         now("payload_bytes")
     )?;
+    print_tiers(out, status)?;
     print_compaction(out, status)?;
     writeln!(
         out,
@@ -217,6 +219,33 @@ fn print_groups(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
             of("zswap.current", "zswap.max"),
             group.number("/zswap.writeback"),
             group.number("/swap.events/fail"),
+        )?;
+    }
+    Ok(())
+}
+
+/// The devices that a group brought with one priority are a tier.
+fn print_tiers(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
+    let mut tiers = BTreeMap::<(&str, i64), (String, u64, u64, bool)>::new();
+    for swap in status.items("swaps") {
+        let priority = swap["priority"].as_i64().unwrap_or(0);
+        let bytes = |key: &str| swap[key].as_u64().unwrap_or(0);
+        let tier =
+            tiers.entry((swap["group"].as_str().unwrap_or_default(), -priority)).or_default();
+        swap["tier"].as_str().unwrap_or("-").clone_into(&mut tier.0);
+        tier.1 += bytes("used_bytes");
+        tier.2 += bytes("size_bytes");
+        tier.3 = swap["allowed"].as_bool().unwrap_or(true);
+    }
+    let own = status.0.pointer("/groups/0/name").and_then(Value::as_str);
+    for ((group, priority), (name, used, size, allowed)) in tiers {
+        let (used, size) = (Size::text(used), Size::text(size));
+        let of = if Some(group) == own { String::new() } else { format!(" of {group}") };
+        let note = if allowed { "" } else { ", not for this run" };
+        writeln!(
+            out,
+            "tier           {name}{of} (priority {}): {used} of {size} used{note}",
+            -priority
         )?;
     }
     Ok(())

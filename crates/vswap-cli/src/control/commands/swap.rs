@@ -25,6 +25,7 @@ pub fn on(args: &SwapOnArgs) -> anyhow::Result<ExitCode> {
         path: absolute(&place.path)?,
         size: place.size.map(|size| size.0),
         priority: place.priority,
+        tier: place.tier,
     };
     let asked = Conversation::begin(&run, &request).and_then(|mut c| c.next(PATIENCE, |_| ()));
     match asked.map_err(|silence| silence.of(&run))? {

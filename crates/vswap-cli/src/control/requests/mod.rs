@@ -73,9 +73,10 @@ pub fn begin(request: &Request, subject: &mut Subject<'_>, busy: bool) -> Began 
         Request::Reclaim { bytes, group } => Reclaim::begin(*bytes, group.as_deref(), subject),
         Request::SwapIn { process } => SwapIn::begin(*process, subject),
         Request::SwapOut { process } => Began::Done(swapin::release(*process, subject)),
-        Request::SwapOn { path, size, priority } => {
+        Request::SwapOn { path, size, priority, tier } => {
             let (path, size) = (PathBuf::from(path), size.map(Size));
-            Began::Done(swapon::answer(&SwapPlace { path, size, priority: *priority }, subject))
+            let place = SwapPlace { path, size, priority: *priority, tier: tier.clone() };
+            Began::Done(swapon::answer(&place, subject))
         }
         Request::SwapOff { path } => {
             let which = path.as_deref().map_or(Which::All, |path| Which::Named(Path::new(path)));

@@ -44,6 +44,12 @@ struct Swap {
     /// What processes hold of it to put that into.
     leased_bytes: u64,
     priority: i16,
+    /// Name of its tier, if it has one.
+    tier: Option<String>,
+    /// Whether the run may store there.
+    allowed: bool,
+    /// The name of the group that brought it.
+    group: Option<String>,
 }
 
 /// A process with a pager.
@@ -101,7 +107,9 @@ pub fn command(about: &About) -> String {
 /// Those of the whole run, or those that a run in it writes to.
 fn swaps(group: GroupIndex, subject: &Subject<'_>) -> Vec<Swap> {
     let page = subject.page;
-    let devices = subject.members.devices().iter().filter(|device| {
+    let opened = subject.members.devices();
+    let name_of = |group| subject.members.groups().get(group).map(|group| group.name.clone());
+    let devices = opened.iter().filter(|device| {
         let device = page.devices.get(device.number);
         group == GroupIndex::ROOT || device.is_some_and(|device| page.uses(group, device))
     });
@@ -112,6 +120,9 @@ fn swaps(group: GroupIndex, subject: &Subject<'_>) -> Vec<Swap> {
         used_bytes: subject.members.used_on(device.number),
         leased_bytes: subject.page.devices.get(device.number).map_or(0, RunDevice::leased),
         priority: device.priority(),
+        tier: opened.tier_of(device).map(str::to_owned),
+        allowed: !opened.is_closed(group, device),
+        group: name_of(opened.group_of(device)),
     });
     swaps.collect()
 }

@@ -26,6 +26,10 @@ impl Members {
             (&Stage::Nested { token, .. }, Ask::Swap(device), Some(file)) => {
                 self.adopt_device(token, device, file)
             }
+            (&Stage::Nested { token, .. }, Ask::Tiers(tiers), _) => {
+                let group = self.groups.index_of(token);
+                self.devices.restrict(group, &tiers).map(|()| Answer::Restricted)
+            }
             (&Stage::Nested { token, .. }, Ask::Started(started), _) => {
                 let index = self.groups.index_of(token);
                 let name = self.groups.get(index).map(|group| group.name.clone());
@@ -83,6 +87,7 @@ impl Members {
             page.members_within(group).next().is_none()
                 && devices.devices_of(group).next().is_none()
         });
+        self.devices.forget_masks();
     }
 
     /// Whether a process of the group has ended whose pager has not said its last.
