@@ -284,7 +284,7 @@ pub struct SwapOffArgs {
     #[arg(value_name = "PATH", required_unless_present = "all", conflicts_with = "all")]
     pub device: Option<PathBuf>,
 
-    /// All devices
+    /// All devices; and what resident pages have kept in the virtual swap space goes
     #[arg(long)]
     pub all: bool,
 }

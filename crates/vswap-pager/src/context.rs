@@ -83,6 +83,18 @@ impl Context {
         (&mut self.worker, window)
     }
 
+    /// Gives up what a thread without work need not hold, so that what is empty goes back meanwhile.
+    pub fn idle(&mut self) {
+        let _passage = engine().gate.pass();
+        self.give_up();
+    }
+
+    /// The same, with a passage through the gate.
+    fn give_up(&mut self) {
+        self.returned.flush();
+        engine().space.idle(&mut self.worker);
+    }
+
     /// Address of page `index` of the window, to copy from.
     pub fn page_address(&self, index: usize) -> *const u8 {
         self.window.as_ptr().wrapping_add(index).cast()
@@ -130,6 +142,16 @@ impl Contexts {
     pub fn borrow(&self) -> Result<SpinGuard<'_, Option<Context>>, NoMemory> {
         let free = self.shared.iter().find_map(SpinLock::try_lock);
         made(free.unwrap_or_else(|| self.shared[0].lock()))
+    }
+
+    /// [`Context::idle`] for those of threads of the program that nobody uses.
+    pub fn idle_shared(&self) {
+        let _passage = engine().gate.pass();
+        for mut context in self.shared.iter().filter_map(SpinLock::try_lock) {
+            if let Some(context) = context.as_mut() {
+                context.give_up();
+            }
+        }
     }
 
     /// Frees the locks in the child of a fork: with the gate closed, no context is in use.

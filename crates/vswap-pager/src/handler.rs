@@ -46,7 +46,7 @@ pub extern "C" fn main(index: usize) -> ! {
         let uffd = engine.pager_fds.uffd.load(Ordering::Relaxed);
         // A poll that fails has nothing to say that the read does not say too.
         if !matches!(fd::wait_readable([uffd], LOOK_UP_MS), Ok([true])) {
-            context.returned.flush();
+            context.idle();
             SWAP_DEVICES.settle();
         }
         events::drain(engine, &mut engine.lock_maps(), Side::Pager);

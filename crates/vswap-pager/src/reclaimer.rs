@@ -70,6 +70,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
         }
         swap_in.advance(engine, context);
         condense(engine, context);
+        draining::drop_kept(engine, context);
         tiers::step(engine, context);
         // A step of each: a program that keeps the pool full would hold up a swapoff for ever.
         let mut moved = writeback::write_back(engine, context);
@@ -89,6 +90,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
             && proactive::requested(engine) == 0
             && !(engine.budget.is_held() && swap_in::is_wanted(engine));
         if idle && !linger(engine, bell) {
+            context.idle();
             engine.mailbox.sleep(bell, compaction::due_in_ms(tiers::due_in_ms(LOOK_UP_MS)));
         }
     }

@@ -279,6 +279,8 @@ pub struct RunDevices {
     key: [AtomicU64; KEY_WORDS],
     encrypted: AtomicU32,
     processes: AtomicU32,
+    /// Times that what resident pages have kept was to go.
+    kept_dropped: AtomicU32,
     devices: [RunDevice; DEVICES_MAX],
 }
 
@@ -292,6 +294,16 @@ impl RunDevices {
     pub fn all(&self) -> impl Iterator<Item = (usize, &RunDevice)> {
         let devices = self.devices.iter().enumerate();
         devices.filter(|(_, device)| device.state() != DeviceState::None)
+    }
+
+    /// Asks the members to give up what resident pages have kept in the virtual swap space. For the coordinator.
+    pub fn drop_kept(&self) {
+        self.kept_dropped.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often that was asked for. A member says which time it has heeded.
+    pub fn kept_dropped(&self) -> u32 {
+        self.kept_dropped.load(Ordering::Acquire)
     }
 
     /// Bytes that some members hold on all devices.

@@ -135,6 +135,8 @@ gauges! {
     Payload => "payload_bytes",
     /// Page table, descriptors and all other bookkeeping.
     Metadata => "metadata_bytes",
+    /// What of that is for virtual slots: nothing without any.
+    Slots => "slot_metadata_bytes",
     /// Pages that are in a backing.
     Swapped => "swapped_bytes",
     /// Those of them that are not on a swap device.
@@ -214,6 +216,8 @@ pub struct Member {
     pub pool_claim: AtomicU64,
     /// Largest value of `charged` so far.
     pub charged_peak: AtomicU64,
+    /// Which [`RunDevices::drop_kept`] it has heeded.
+    pub kept_dropped: AtomicU32,
     /// The swap devices that it has in use, one bit each.
     pub devices: AtomicU32,
     /// Bytes that it has on each of them.
@@ -336,7 +340,7 @@ impl Member {
         for word in self.on_device.iter().chain(&self.stuck_on_device) {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [&self.devices, &self.hold, &self.held] {
+        for word in [&self.devices, &self.hold, &self.held, &self.kept_dropped] {
             word.store(0, Ordering::Relaxed);
         }
     }

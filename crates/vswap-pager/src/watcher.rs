@@ -177,6 +177,7 @@ fn publish(engine: &Engine, anonymous: u64) {
     let usage = engine.space.usage();
     let resident = engine.budget.resident_pages() * PAGE_SIZE as u64;
     let metadata = usage.metadata.total() as u64 + engine.tables_memory();
+    let slots = usage.metadata.descriptors + usage.metadata.headers + usage.metadata.side_tables;
     let swapped = usage.live_slots * PAGE_SIZE as u64;
     let swap_used = SWAP_DEVICES.used();
     for (gauge, bytes) in [
@@ -184,6 +185,7 @@ fn publish(engine: &Engine, anonymous: u64) {
         (Gauge::Pool, usage.pool_memory as u64),
         (Gauge::Payload, usage.payload as u64),
         (Gauge::Metadata, metadata),
+        (Gauge::Slots, slots as u64),
         (Gauge::Swapped, swapped),
         (Gauge::Pooled, swapped.saturating_sub(usage.device_objects * PAGE_SIZE as u64)),
         (Gauge::SwapUsed, swap_used),

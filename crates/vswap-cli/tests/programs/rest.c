@@ -1,10 +1,10 @@
 /*
- * rest MIB [threads|random|words]: fills memory and rests, all of it resident as far as the budget allows.
+ * rest MIB [threads|random|words] [twice]: fills memory and rests, all of it resident as far as the budget allows.
  *
  * Evicts nothing itself, so that what others do with its memory can be seen. After a line on its
  * standard input it verifies all of it. `threads`: a second thread is there, which makes the engine
  * watch a program that is far below its budget. `random`: none of it compresses. `words`: 256 words in
- * random order, which zstd makes much smaller than lz4 does.
+ * random order, which zstd makes much smaller than lz4 does. `twice`: it says `again` then, and rests again.
  */
 #include "vswap_test.h"
 
@@ -44,6 +44,9 @@ int main(int argc, char **argv)
 	if (argc > 2 && strcmp(argv[2], "threads") == 0)
 		REQUIRE(pthread_create(&thread, NULL, idle, NULL) == 0);
 	char *data = map(pages);
+	bool twice = strcmp(argv[argc - 1], "twice") == 0;
+	if (twice)
+		argc--;
 	bool drawn = argc > 2 && strcmp(argv[2], "threads") != 0;
 	if (argc > 2 && strcmp(argv[2], "words") == 0)
 		vocabulary = 256;
@@ -55,6 +58,10 @@ int main(int argc, char **argv)
 	REQUIRE(read(STDIN_FILENO, line, sizeof line) >= 0);
 	uint64_t sum = drawn ? check_drawn((uint64_t *)data, pages * WORDS) :
 				check_range(data, 0, pages, 1, "after a rest");
+	if (twice) {
+		say("again");
+		REQUIRE(read(STDIN_FILENO, line, sizeof line) >= 0);
+	}
 	say("ok rest checksum %016lx", sum);
 	return 0;
 }

@@ -281,6 +281,41 @@ fn a_run_writes_to_the_tiers_that_it_was_given_only() {
     assert!(refused.stderr.contains("no --swap is in tier 'fsat'"), "{}", refused.describe());
 }
 
+/// D 44 MiB, r 1 and about 13: all of it comes back to RAM, and what was kept of it goes.
+#[test]
+fn nothing_is_left_of_the_virtual_space_when_nothing_is_swapped() {
+    for words in [&["44", "random"][..], &["44"]] {
+        let area = Area::new(128);
+        let vswap = Vswap::ram("80M").device(&area.option(0));
+        let job = Job::c("rest", &[words, &["twice"]].concat()).stdin("");
+        let mut running = job.start_under(&vswap);
+        running.wait_for("ready");
+        let run = running.pid();
+        control("reclaim", &running, &["16M"]);
+        let now = |key: &str| status(run)["now"][key].as_u64().expect("a number");
+        assert!(
+            now("swapped_bytes") > 8 * MIB && now("slot_metadata_bytes") > 0,
+            "{:#}",
+            status(run)
+        );
+        running.send("go");
+        running.wait_for("again");
+        control("swapoff", &running, &["--all"]);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while now("slot_metadata_bytes") > 0 {
+            assert!(Instant::now() < deadline, "{:#}", status(run));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(
+            (now("swapped_bytes"), now("swapcached_bytes"), now("swap_used_bytes")),
+            (0, 0, 0)
+        );
+        running.send("go");
+        let outcome = running.finish();
+        assert!(outcome.status.success(), "{}", outcome.describe());
+    }
+}
+
 /// D 64 MiB, r 1, B 16 MiB. Half of the pages go, one by one: by themselves, or because they are written
 /// anew after a fork.
 #[test]

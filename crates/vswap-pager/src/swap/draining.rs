@@ -50,7 +50,7 @@ pub fn reset_after_fork() {
 /// Follows the run page. On the watcher.
 pub fn follow(engine: &Engine) {
     let (Some(run), Some(member)) = (engine.run_page(), engine.member()) else { return };
-    let mut busy = false;
+    let mut busy = member.kept_dropped.load(Ordering::Relaxed) != run.devices.kept_dropped();
     for number in 0..DEVICES_MAX {
         let (Some(wanted), Some(device)) = (run.devices.get(number), SWAP_DEVICES.get(number))
         else {
@@ -77,6 +77,20 @@ pub fn follow(engine: &Engine) {
     SWAP_DEVICES.look_at_use(engine, run, member);
     if busy {
         engine.mailbox.ring();
+    }
+}
+
+/// Gives up what resident pages have kept, if the coordinator asked for that. On the reclaimer.
+pub fn drop_kept(engine: &Engine, context: &mut Context) {
+    let (Some(run), Some(member)) = (engine.run_page(), engine.member()) else { return };
+    let asked = run.devices.kept_dropped();
+    if member.kept_dropped.load(Ordering::Relaxed) != asked {
+        let passage = engine.gate.pass();
+        engine.free_kept();
+        drop(passage);
+        context.idle();
+        engine.contexts.idle_shared();
+        member.kept_dropped.store(asked, Ordering::Release);
     }
 }
 

@@ -5,6 +5,7 @@
 //! the request back, the devices are used as before.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Began, Operation, Step, Subject};
@@ -21,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct SwapOff {
     /// Numbers of the devices.
     devices: Vec<usize>,
+    /// Whether what resident pages have kept goes too.
+    drops_kept: bool,
     /// What was there.
     before: u64,
     /// When last something left, and how much was there still.
@@ -66,9 +69,13 @@ impl SwapOff {
         for &number in &devices {
             subject.members.devices().set_draining(number, true);
         }
+        let drops_kept = matches!(which, Which::All);
+        if drops_kept {
+            subject.page.devices.drop_kept();
+        }
         let before = used(&devices, subject);
         let moved = (Instant::now(), before);
-        Began::Operation(Operation::SwapOff(Self { devices, before, moved }))
+        Began::Operation(Operation::SwapOff(Self { devices, drops_kept, before, moved }))
     }
 
     /// Looks what is left.
@@ -79,7 +86,9 @@ impl SwapOff {
         if left < self.moved.1 {
             self.moved = (Instant::now(), left);
         }
-        if left == 0 && self.devices.iter().all(|&number| subject.members.has_left(number)) {
+        let kept = self.drops_kept && !has_dropped_kept(subject);
+        if left == 0 && !kept && self.devices.iter().all(|&number| subject.members.has_left(number))
+        {
             self.devices.iter().for_each(|&number| subject.members.remove_device(number));
             return Step::Finished(Reply::SwappedOff { bytes: self.before });
         }
@@ -121,6 +130,12 @@ impl SwapOff {
             "it stays in use; give the run another device first (vswap swapon)",
         )
     }
+}
+
+/// Whether no member has what its pages kept before it was told to drop that.
+fn has_dropped_kept(subject: &Subject<'_>) -> bool {
+    let asked = subject.page.devices.kept_dropped();
+    subject.members.views().all(|view| view.slot.kept_dropped.load(Ordering::Acquire) == asked)
 }
 
 fn used(devices: &[usize], subject: &Subject<'_>) -> u64 {
