@@ -147,6 +147,8 @@ mod tests {
 
     /// How a child ends in which a hook inside another one, so on the second stack, uses `bytes`.
     fn end_of_child_using(mut bytes: usize) -> i32 {
+        // The stacks are reserved under a lock that another thread could hold just when the child is made.
+        run(&mut bytes, |_| ());
         // SAFETY: the child takes no lock that another thread could have held, and ends here.
         let child = unsafe { syscall!(k::__NR_clone, SIGCHLD, 0, 0, 0, 0) };
         if child == 0 {
