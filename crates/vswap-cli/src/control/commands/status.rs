@@ -226,22 +226,34 @@ fn print_groups(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
 
 /// The devices that a group brought with one priority are a tier.
 fn print_tiers(out: &mut dyn Write, status: &Status<'_>) -> io::Result<()> {
-    let mut tiers = BTreeMap::<(&str, i64), (String, u64, u64, bool)>::new();
+    #[derive(Default)]
+    struct Tier {
+        name: Option<String>,
+        used: u64,
+        size: u64,
+        is_allowed: bool,
+    }
+    let mut tiers = BTreeMap::<(&str, i64), Tier>::new();
     for swap in status.items("swaps") {
         let priority = swap["priority"].as_i64().unwrap_or(0);
         let bytes = |key: &str| swap[key].as_u64().unwrap_or(0);
         let tier =
             tiers.entry((swap["group"].as_str().unwrap_or_default(), -priority)).or_default();
-        swap["tier"].as_str().unwrap_or("-").clone_into(&mut tier.0);
-        tier.1 += bytes("used_bytes");
-        tier.2 += bytes("size_bytes");
-        tier.3 = swap["allowed"].as_bool().unwrap_or(true);
+        tier.name = swap["tier"].as_str().map(str::to_owned);
+        tier.used += bytes("used_bytes");
+        tier.size += bytes("size_bytes");
+        tier.is_allowed = swap["allowed"].as_bool().unwrap_or(true);
+    }
+    // Of one without a name there is nothing to say that the devices do not.
+    if tiers.len() == 1 && tiers.values().all(|tier| tier.name.is_none()) {
+        return Ok(());
     }
     let own = status.0.pointer("/groups/0/name").and_then(Value::as_str);
-    for ((group, priority), (name, used, size, allowed)) in tiers {
-        let (used, size) = (Size::text(used), Size::text(size));
+    for ((group, priority), tier) in tiers {
+        let (used, size) = (Size::text(tier.used), Size::text(tier.size));
+        let name = tier.name.as_deref().unwrap_or("-");
         let of = if Some(group) == own { String::new() } else { format!(" of {group}") };
-        let note = if allowed { "" } else { ", not for this run" };
+        let note = if tier.is_allowed { "" } else { ", not for this run" };
         writeln!(
             out,
             "tier           {name}{of} (priority {}): {used} of {size} used{note}",
