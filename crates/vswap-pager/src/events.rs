@@ -142,6 +142,28 @@ pub fn settle<'a>(
     (maps, false)
 }
 
+/// Before pages move to a place where the kernel has just put a mapping: what was there before may still be
+/// known, if a trap has unmapped or moved it, and the event about it would be taken for one about what
+/// comes. The mapping lock is held all the time, since what is about to move is known at its old place
+/// only, where others may map something meanwhile; so the events are read here.
+pub fn await_stale(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) {
+    let is_stale = |maps: &MapsGuard<'_>| engine.regions(maps).within(range).next().is_some();
+    for attempt in 0..SETTLE_TRIES {
+        if !is_stale(maps) || !engine.with_uffd(Side::Program, Uffd::is_changing) {
+            break;
+        }
+        if drain(engine, maps, Side::Program) > 0 {
+            // Faults among it are served from the queue.
+            engine.mailbox.ring();
+        }
+        if attempt < QUICK_TRIES {
+            task::yield_now();
+        } else {
+            task::sleep_us(SETTLE_SLEEP_US);
+        }
+    }
+}
+
 /// Reads all that is pending, applies the events and queues the faults. Gives the number of
 /// messages.
 ///

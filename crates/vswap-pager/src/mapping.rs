@@ -237,6 +237,15 @@ fn on_mremap(engine: &Engine, call: Call) -> isize {
     let new = PageRange::touching(new, new_len);
     let moved =
         PageRange { start: old.start, end: PageNumber(old.start.0 + old.pages().min(new.pages())) };
+    drop(closed);
+    let grown = PageRange { start: new.start.max(moved.end), ..new };
+    let fresh = if new.start == old.start { grown } else { new };
+    events::await_stale(engine, &mut maps, fresh);
+    if !is_unknown(engine, &maps, fresh) {
+        // No event will come: the range was replaced while it was not registered.
+        forget(engine, &mut maps, fresh);
+    }
+    let closed = engine.gate.close();
     register(engine, new);
     if new.start != old.start {
         events::move_pages(engine, &closed, moved, new.start, Side::Program);
