@@ -216,7 +216,7 @@ static inline void evict(void *start, uint64_t pages)
 {
 	struct timespec pause = { 0, 1000000 };
 	uint64_t left = pages;
-	for (int attempt = 0; attempt < 200; attempt++) {
+	for (int attempt = 0; attempt < 5000; attempt++) {
 		REQUIRE(madvise(start, pages * PAGE, MADV_PAGEOUT) == 0);
 		if (!under_vswap())
 			return;
