@@ -183,7 +183,7 @@ impl SwapDevice {
 
     /// Whether it is there.
     pub fn is_attached(&self) -> bool {
-        self.attached().is_some()
+        !self.attached.load(Ordering::SeqCst).is_null()
     }
 
     /// Which of the run's devices with this number it is.
@@ -244,8 +244,12 @@ impl SwapDevice {
         self.serial.store(serial, Ordering::Relaxed);
         self.health.clear();
         self.attached.store(attached, Ordering::Release);
-        let added = engine().space.add_backing(self);
-        let backing = added.inspect_err(|_| self.detach()).map_err(|_| NoMemory)?;
+        let Ok(backing) = engine().space.add_backing(self) else {
+            self.detach();
+            // The reclaimer may have found it, without passing the gate.
+            self.retired.store(ptr::null_mut(), Ordering::SeqCst);
+            return Err(NoMemory);
+        };
         self.backing.store(backing.raw(), Ordering::Relaxed);
         Ok(())
     }
@@ -257,8 +261,8 @@ impl SwapDevice {
             return Some(Arena.reserve(size_of::<Attached>(), PAGE_SIZE)?.cast());
         };
         self.retired.store(ptr::null_mut(), Ordering::SeqCst);
-        // SAFETY: it was taken back before. Who found it until then either passed the gate, which is closed,
-        // or held it, and nobody does.
+        // SAFETY: the reclaimer has taken it back, which is the one thread that looks at it without passing the
+        // gate or holding it. Others that found it passed the gate, which is closed, or held it, and nobody does.
         unsafe { earlier.as_ptr().drop_in_place() };
         Some(earlier)
     }
