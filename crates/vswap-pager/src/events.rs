@@ -16,8 +16,9 @@ use crate::context::MOVING_CONTEXT;
 use crate::engine::{Engine, MapsGuard, Side};
 use crate::entry_batch::EntryBatch;
 use crate::fault::Access;
+use crate::late_moves::{LateMoves, Move};
 use crate::lock::{Closed, SpinLock};
-use crate::regions::Attributes;
+use crate::regions::{Attributes, Regions};
 use crate::run_page::Counter;
 use crate::sys::task;
 use crate::sys::uffd::{Message, MessageBuffer, Uffd};
@@ -132,11 +133,7 @@ pub fn settle<'a>(
             return (maps, true);
         }
         drop(maps);
-        if attempt < QUICK_TRIES {
-            task::yield_now();
-        } else {
-            task::sleep_us(SETTLE_SLEEP_US);
-        }
+        wait(attempt);
         maps = engine.lock_maps();
     }
     (maps, false)
@@ -156,11 +153,7 @@ pub fn await_stale(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) 
             // Faults among it are served from the queue.
             engine.mailbox.ring();
         }
-        if attempt < QUICK_TRIES {
-            task::yield_now();
-        } else {
-            task::sleep_us(SETTLE_SLEEP_US);
-        }
+        wait(attempt);
     }
 }
 
@@ -171,82 +164,129 @@ pub fn await_stale(engine: &Engine, maps: &mut MapsGuard<'_>, range: PageRange) 
 /// A page that somebody was just about to fill, from what the table said before, would stay there.
 /// Where only faults are to be expected, nobody has to wait for that.
 pub fn drain(engine: &Engine, maps: &mut MapsGuard<'_>, side: Side) -> usize {
-    let mut buffer = MessageBuffer::new();
     let expected = may_be_dropped() || engine.with_uffd(side, Uffd::is_changing);
     let closed = expected.then(|| engine.gate.close());
-    let mut total = 0;
-    while FAULTS.has_room() {
-        let read = engine.with_uffd(side, |uffd| {
-            uffd.read(&mut buffer, |message| take(engine, maps, closed.as_ref(), message, side))
-        });
-        match read {
-            Ok(count) => {
-                total += count;
-                if count < READ_AT_ONCE {
-                    break;
-                }
-            }
-            Err(_) => break,
+    let mut drain = Drain { engine, maps, side, closed, late: LateMoves::default() };
+    let mut total = drain.read_pending();
+    for attempt in 0..SETTLE_TRIES {
+        let is_expected = || FAULTS.has_room() && engine.with_uffd(side, Uffd::is_changing);
+        if drain.late.is_empty() || !is_expected() {
+            break;
         }
+        wait(attempt);
+        total += drain.read_pending();
     }
+    drain.apply_late(|_, _| true);
     total
 }
 
-fn take(
-    engine: &Engine,
-    maps: &mut MapsGuard<'_>,
-    closed: Option<&Closed<'_>>,
-    message: Message,
+/// Reading and applying, with the gate closed from the first event on.
+struct Drain<'a, 'm> {
+    engine: &'a Engine,
+    maps: &'a mut MapsGuard<'m>,
     side: Side,
-) {
-    if let Message::Fault { address, thread, write } = message {
-        let page = PageNumber::containing(address);
-        FAULTS.push(Fault { page, thread, access: Access::from_write(write) });
-        return;
-    }
-    match closed {
-        Some(closed) => apply(engine, maps, closed, message, side),
-        None => apply(engine, maps, &engine.gate.close(), message, side),
-    }
-    engine.count(Counter::MapEvents, 1);
+    closed: Option<Closed<'a>>,
+    late: LateMoves,
 }
 
-fn apply(
-    engine: &Engine,
-    maps: &mut MapsGuard<'_>,
-    closed: &Closed<'_>,
-    message: Message,
-    side: Side,
-) {
-    match message {
-        Message::Remove { start, end } => {
-            DROPS_PAST_HOOKS.store(true, Ordering::Relaxed);
-            drop_pages(engine, closed, PageRange::touching(start, end - start));
+impl Drain<'_, '_> {
+    fn read_pending(&mut self) -> usize {
+        let (engine, side) = (self.engine, self.side);
+        let mut buffer = MessageBuffer::new();
+        let mut total = 0;
+        while FAULTS.has_room() {
+            let read = |uffd: &Uffd| uffd.read(&mut buffer, |message| self.take(message));
+            let Ok(count) = engine.with_uffd(side, read) else { break };
+            total += count;
+            if count < READ_AT_ONCE {
+                break;
+            }
         }
-        Message::Unmap { start, end } => {
-            let range = PageRange::touching(start, end - start);
-            drop_pages(engine, closed, range);
+        total
+    }
+
+    fn take(&mut self, message: Message) {
+        if let Message::Fault { address, thread, write } = message {
+            let page = PageNumber::containing(address);
+            FAULTS.push(Fault { page, thread, access: Access::from_write(write) });
+            return;
+        }
+        self.closed.get_or_insert_with(|| self.engine.gate.close());
+        match message {
+            Message::Remap { from, to, len } => {
+                let from = PageRange::touching(from, len);
+                let moved = Move { from, to: PageNumber::containing(to) };
+                if !moved.is_late(self.engine.regions(self.maps)) || self.late.push(moved).is_err()
+                {
+                    self.follow(moved);
+                }
+            }
+            Message::Remove { start, end } => {
+                DROPS_PAST_HOOKS.store(true, Ordering::Relaxed);
+                self.forget(PageRange::touching(start, end - start), Kept::Mapping);
+            }
+            Message::Unmap { start, end } => {
+                self.forget(PageRange::touching(start, end - start), Kept::Nothing);
+            }
+            Message::Fault { .. } | Message::Other => {}
+        }
+        self.engine.count(Counter::MapEvents, 1);
+        self.apply_late(|moved, regions| !moved.is_late(regions));
+    }
+
+    fn apply_late(&mut self, may_go: impl Fn(&Move, &Regions) -> bool) {
+        loop {
+            let regions = self.engine.regions(self.maps);
+            let Some(moved) = self.late.take(|moved| may_go(moved, regions)) else { return };
+            self.follow(moved);
+        }
+    }
+
+    /// Forgets the pages of a range, and that it is paged if nothing of it is kept.
+    fn forget(&mut self, range: PageRange, kept: Kept) {
+        let closed = self.closed.get_or_insert_with(|| self.engine.gate.close());
+        drop_pages(self.engine, closed, range);
+        if kept == Kept::Nothing {
             // Too many regions: the range stays known, which costs nothing but a wake-up.
-            let _ = engine.regions_mut(maps, closed).remove(range);
-            let _ = maps.deferred.remove(range);
+            let _ = self.engine.regions_mut(self.maps, closed).remove(range);
+            let _ = self.maps.deferred.remove(range);
         }
-        Message::Remap { from, to, len } => {
-            let from = PageRange::touching(from, len);
-            let region = engine.regions(closed).find(from.start).copied();
-            move_pages(engine, closed, from, PageNumber::containing(to), side);
-            let to = PageRange::touching(to, len);
-            if let Some(region) = region
-                && engine.regions_mut(maps, closed).insert(to, region.attributes).is_ok()
-            {
-                // What moved between its registration and the look at what was there.
-                adopt::note_present(engine, to);
-            }
-            if maps.deferred.find(from.start).is_some() {
-                // A list that is full: its faults are granted page by page.
-                let _ = maps.deferred.insert(to, Attributes::default());
-            }
+    }
+
+    /// Has the table and the regions follow a mapping to its new place.
+    fn follow(&mut self, moved: Move) {
+        let Self { engine, side, .. } = *self;
+        let closed = self.closed.get_or_insert_with(|| engine.gate.close());
+        let (from, target) = (moved.from, moved.target());
+        let region = engine.regions(closed).find(from.start).copied();
+        move_pages(engine, closed, from, moved.to, side);
+        if let Some(region) = region
+            && engine.regions_mut(self.maps, closed).insert(target, region.attributes).is_ok()
+        {
+            // What moved between its registration and the look at what was there.
+            adopt::note_present(engine, target);
         }
-        Message::Fault { .. } | Message::Other => {}
+        if self.maps.deferred.find(from.start).is_some() {
+            // A list that is full: its faults are granted page by page.
+            let _ = self.maps.deferred.insert(target, Attributes::default());
+        }
+    }
+}
+
+/// What an event leaves of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// A mapping without pages.
+    Mapping,
+    Nothing,
+}
+
+/// Lets others go on for a moment, in whose course an event is expected.
+fn wait(attempt: usize) {
+    if attempt < QUICK_TRIES {
+        task::yield_now();
+    } else {
+        task::sleep_us(SETTLE_SLEEP_US);
     }
 }
 

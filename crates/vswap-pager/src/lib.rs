@@ -40,6 +40,7 @@ pub mod handler;
 pub mod hook_stack;
 pub mod inline;
 pub mod io;
+pub mod late_moves;
 pub mod link;
 pub mod lock;
 pub mod locking;
