@@ -4,6 +4,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
+use vswap_core::group::shared::Limit;
 use vswap_core::page::PAGE_SIZE;
 
 use crate::engine::Engine;
@@ -31,6 +32,8 @@ enum Swap {
     None,
     /// None may be written to.
     Forbidden,
+    /// A group is at its limit.
+    AtMaximum { used: u64, limit: u64 },
     /// It takes no more.
     Refuses { why: Refusal, used: u64, limit: u64 },
     /// It is not the reason.
@@ -44,6 +47,9 @@ impl Shortage {
         let used = SWAP_DEVICES.used();
         let group = engine.member().map(Member::group).unwrap_or_default();
         let limit = engine.run_page().map_or(0, |run| run.swap_limit(group));
+        let is_limited = engine.run_page().is_some_and(|run| {
+            run.groups.tightest(group, Limit::Swap).is_some_and(|max| limit <= max)
+        });
         let forbidden = engine.run_page().is_some_and(|run| !run.groups.writes_back(group));
         Self {
             program: engine.program.load(Ordering::Relaxed),
@@ -55,6 +61,7 @@ impl Shortage {
             swap: match SWAP_DEVICES.refusal() {
                 _ if forbidden => Swap::Forbidden,
                 _ if !SWAP_DEVICES.any() => Swap::None,
+                Some(Refusal::Full) if is_limited => Swap::AtMaximum { used, limit },
                 Some(why) => Swap::Refuses { why, used, limit },
                 None => Swap::HasRoom { used, limit },
             },
@@ -86,6 +93,13 @@ impl fmt::Display for Shortage {
                  raise --ram",
                 used / MIB,
                 limit / MIB
+            ),
+            Swap::AtMaximum { used, limit } => write!(
+                f,
+                "the {} MiB that --swap-max allows on swap devices are taken ({} MiB of it by this \
+                 process); raise --ram or --swap-max",
+                limit / MIB,
+                used / MIB
             ),
             Swap::Refuses { why, used, limit } => {
                 let (used, limit) = (used / MIB, limit / MIB);
@@ -150,6 +164,11 @@ mod tests {
             line(Swap::HasRoom { used: MIB, limit: 128 * MIB }),
             "what is left cannot be swapped out (the swap file has room: 1 of 128 MiB in use); \
              raise --ram"
+        );
+        assert_eq!(
+            line(Swap::AtMaximum { used: 5 * MIB, limit: 8 * MIB }),
+            "the 8 MiB that --swap-max allows on swap devices are taken (5 MiB of it by this \
+             process); raise --ram or --swap-max"
         );
         assert_eq!(
             refused(Refusal::Full),

@@ -307,6 +307,19 @@ fn a_nested_run_narrows_the_tiers_of_the_outer() {
     }
 }
 
+/// D 64 MiB, r 1, B 24 MiB: the line about data that does not fit names the limit that is in the way.
+#[test]
+fn who_reaches_the_limit_of_a_group_is_told_of_it() {
+    let vswap = Vswap::ram("24M").swap("128M");
+    let outcome = shell("\"$vswap\" run --group small --swap-max 8M -- \"$rest\" 64 random")
+        .stdin("")
+        .under(&vswap);
+    assert_eq!(outcome.status.code(), Some(128 + 9), "{}", outcome.describe());
+    let said = "the 8 MiB that --swap-max allows on swap devices are taken";
+    assert!(outcome.stderr.contains(said), "{}", outcome.describe());
+    assert!(outcome.stderr.contains("raise --ram or --swap-max"), "{}", outcome.describe());
+}
+
 /// The fast tier has 16 MiB and is filled beyond 15/16: to move anything down takes an extent more.
 #[test]
 fn demotion_stays_within_the_limit_of_a_group() {
