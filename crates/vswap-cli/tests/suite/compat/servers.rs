@@ -43,7 +43,7 @@ fn redis() {
         "keys of 400 bytes; BGSAVE under redis-benchmark, DEBUG RELOAD, DEBUG DIGEST";
     let version = ["redis-server", "--version"];
     let Some(row) = Row::of("redis-server", WHAT, &version) else { return };
-    let keys = if crate::support::long() { "300000" } else { "150000" };
+    let keys = if crate::support::long() { "360000" } else { "180000" };
     let ram = if crate::support::long() { "48M" } else { "26M" };
     // The path of a socket has at most 107 bytes, so not below the target directory. One for each
     // run: a server loads what an earlier one has saved.
@@ -54,7 +54,7 @@ fn redis() {
         directory
     };
     let (first, second) = (directory("plain"), directory("paged"));
-    let job = |directory: &Scratch| shell(REDIS, &[directory.path(), keys]).limit(240);
+    let job = |directory: &Scratch| shell(REDIS, &[directory.path(), keys]).limit(400);
     let vswap = Vswap::ram(ram);
     let (plain, paged) = (job(&first).plain(), job(&second).under(&vswap));
     row.record(&plain, &vswap.budget(), &paged);

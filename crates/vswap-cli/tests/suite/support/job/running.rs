@@ -146,7 +146,8 @@ impl Running {
     /// Writes a line to its standard input. A job that has ended reads nothing: its outcome tells.
     pub fn send(&mut self, line: &str) {
         let pipe = self.child.stdin.as_mut().expect("a job with stdin(..)");
-        let _ = writeln!(pipe, "{line}");
+        // In one piece: what reads a part of it takes the rest for the next line.
+        let _ = pipe.write_all(format!("{line}\n").as_bytes());
     }
 
     /// Waits until a whole line that starts so was written, and gives the rest of that line.
