@@ -295,12 +295,8 @@ fn adopt(
         let obstacle = [excluded, known].into_iter().flatten().min_by_key(|part| part.range.start);
         let end = obstacle.map_or(rest.end, |part| part.range.start);
         let part = PageRange { start: rest.start, end };
-        if !part.is_empty() {
-            let adopted = adopt_part(engine, maps, part, prot);
-            register_rest(engine, maps, query, part, read);
-            if !adopted {
-                return false;
-            }
+        if !part.is_empty() && !adopt_part(engine, maps, query, part, read) {
+            return false;
         }
         let Some(obstacle) = obstacle else { return true };
         if known == Some(obstacle) && obstacle.attributes.prot != prot {
@@ -314,21 +310,30 @@ fn adopt(
     }
 }
 
-fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: u8) -> bool {
+fn adopt_part(
+    engine: &Engine,
+    maps: &mut MapsGuard<'_>,
+    query: &Query,
+    part: PageRange,
+    read: &Read<'_>,
+) -> bool {
     let side = engine.side();
     let registered = engine.with_uffd(side, |uffd| uffd.register(part.address(), part.bytes()));
     // A mapping that refuses (the program's own userfaultfd, device memory) stays unmanaged.
     if registered.is_err() {
         return true;
     }
-    let whole = memory::is_mapped(part.address(), part.bytes());
-    if !whole || engine.with_uffd(side, Uffd::is_changing) {
+    // Before a page is filled, and before the parts can merge with another region beside them: what has
+    // anonymous memory of two origins cannot become one mapping any more.
+    let whole = register_rest(engine, maps, query, part, read);
+    mapping::dont_fork(whole);
+    let mapped = memory::is_mapped(part.address(), part.bytes());
+    if !mapped || engine.with_uffd(side, Uffd::is_changing) {
         // It stays registered: a region may just have moved there, of which no event tells yet.
         return false;
     }
-    mapping::dont_fork(part);
     let closed = engine.gate.close();
-    let attributes = Attributes { prot, ..Attributes::default() };
+    let attributes = Attributes { prot: read.mapping.prot as u8, ..Attributes::default() };
     if engine.regions_mut(maps, &closed).insert(part, attributes).is_ok() {
         note_present(engine, part);
     }
@@ -337,19 +342,24 @@ fn adopt_part(engine: &Engine, maps: &mut MapsGuard<'_>, part: PageRange, prot: 
 
 /// Registers what lies beside a part that reached to an end of its mapping and is alike: a trap has put a
 /// longer mapping there since that was read, which is two to the kernel now, and could not be moved. Not
-/// what was there and is not paged, zeroed data of an object: no child would have it.
+/// what was there and is not paged, zeroed data of an object: no child would have it. Gives all of it, the
+/// part included.
 fn register_rest(
     engine: &Engine,
     maps: &MapsGuard<'_>,
     query: &Query,
     part: PageRange,
     &Read { mapping, left_alone }: &Read<'_>,
-) {
-    let before = (part.start.address() == mapping.start).then(|| mapping.start - 1);
-    let behind = (part.end.address() == mapping.end).then_some(mapping.end);
-    for address in [before, behind].into_iter().flatten() {
-        let Some(other) = query.mapping_of(address) else { continue };
-        let alike = other.private && other.inode == 0 && other.prot == mapping.prot;
+) -> PageRange {
+    let mut all = part;
+    let (start, end) = (part.start.address(), part.end.address());
+    let before = (start == mapping.start).then(|| (start, start - 1));
+    let behind = (end == mapping.end).then(|| (end - 1, end));
+    for (inside, address) in [before, behind].into_iter().flatten() {
+        // What is there now may be protected otherwise than what was read.
+        let (part, other) = (query.mapping_of(inside), query.mapping_of(address));
+        let (Some(part), Some(other)) = (part, other) else { continue };
+        let alike = other.private && other.inode == 0 && other.prot == part.prot;
         let engines = Arena::owns(address) || other.contains(core::ptr::from_ref(engine) as usize);
         let new = pages_of(&other) != left_alone;
         if alike && new && !engines && maps.excluded.within(pages_of(&other)).next().is_none() {
@@ -357,9 +367,11 @@ fn register_rest(
             let _ = engine.with_uffd(engine.side(), |uffd| {
                 uffd.register(other.start, pages_of(&other).bytes())
             });
-            mapping::dont_fork(pages_of(&other));
+            let other = pages_of(&other);
+            all = PageRange { start: all.start.min(other.start), end: all.end.max(other.end) };
         }
     }
+    all
 }
 
 /// Marks the pages of a range that are in memory as resident.
