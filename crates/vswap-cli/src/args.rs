@@ -51,6 +51,9 @@ pub enum Command {
     /// Take a swap device from a run, or all
     #[command(name = "swapoff")]
     SwapOff(SwapOffArgs),
+    /// Put the pages into a core dump that were swapped out when it was written
+    #[command(name = "core-fix")]
+    CoreFix(CoreFixArgs),
     /// Say what this machine allows, and what to do about what is missing
     Doctor,
     /// Compare vswap with the kernel's own swap on this machine
@@ -287,6 +290,28 @@ pub struct SwapOffArgs {
     /// All devices; and what resident pages have kept in the virtual swap space goes
     #[arg(long)]
     pub all: bool,
+}
+
+const CORE_FIX_EXAMPLES: &str = "\
+Examples:
+  vswap core-fix core
+  coredumpctl dump 4711 -o core && vswap core-fix core
+
+The kernel writes zeros for what was swapped out. When a program under 'vswap run' leaves a core, those
+pages are kept in /var/tmp/vswap-core-UID until they are put into it.
+
+Exit status: 0, 2 if it is no core or there are no pages for it, 125 if they cannot be put in.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = CORE_FIX_EXAMPLES)]
+pub struct CoreFixArgs {
+    /// The core dump, which is changed
+    #[arg(value_name = "CORE")]
+    pub core: PathBuf,
+
+    /// The file with the pages, if it was moved
+    #[arg(long, value_name = "FILE")]
+    pub pages: Option<PathBuf>,
 }
 
 /// The budget as typed.

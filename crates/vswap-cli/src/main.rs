@@ -2,6 +2,7 @@
 //!
 //! `vswap run` ([`coordinator`]) starts a program with the paging engine loaded into it,
 //! `vswap status` and `vswap reclaim` ([`control`]) ask a run that goes on,
+//! `vswap core-fix` ([`core_fix`]) completes a core dump,
 //! `vswap doctor` ([`doctor`]) says whether that can work on this machine, and `vswap bench`
 //! ([`mod@bench`]) compares it with the kernel's own swap.
 
@@ -10,6 +11,7 @@ mod bench;
 mod cgroup;
 mod control;
 mod coordinator;
+mod core_fix;
 mod doctor;
 mod elf;
 mod inherited;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::SwapOut(args) => control::commands::swapout(&args),
         Command::SwapOn(args) => control::commands::swapon(&args),
         Command::SwapOff(args) => control::commands::swapoff(&args),
+        Command::CoreFix(args) => core_fix::run(&args),
         Command::Doctor => doctor::run(),
         Command::Bench(args) => bench::run(args),
     };

@@ -35,6 +35,28 @@ fn nothing_is_taken_before_the_first_eviction() {
 }
 
 #[test]
+fn a_page_is_read_past_a_lock_that_stays() {
+    let space = space();
+    let mut worker = worker(&space);
+    for page in pages(64) {
+        let entry = space.swap_out(&mut worker, GroupId::ROOT, &page).expect("room");
+        let mut past = |tries| {
+            let mut back = Page::ZERO;
+            // SAFETY: the pin below outlives the call, and nobody else has the space.
+            let read = unsafe { space.load_past_lock(&mut worker, entry, &mut back, tries) };
+            assert!(read.is_ok() && back.0 == page.0);
+        };
+        past(1);
+        let dead = space.pin(entry).expect("the entry is stored");
+        past(10);
+        drop(dead);
+        space.free(entry);
+    }
+    space.retire(worker);
+    space.check();
+}
+
+#[test]
 fn every_kind_of_page_comes_back() {
     let space = space();
     let mut worker = worker(&space);

@@ -255,7 +255,9 @@ impl Newcomers {
             return;
         }
         let before = task::thread_cpu_ns();
-        let (mut maps, settled) = events::settle(engine, engine.lock_maps(), Side::Pager);
+        // Whoever has it is done at the next look, or died with it: then there is a core dump to look after.
+        let Some(maps) = engine.lock_maps_patiently() else { return };
+        let (mut maps, settled) = events::settle(engine, maps, Side::Pager);
         // What cannot be read now can perhaps at the next look. The second time takes over the rest of
         // what has come while the first was under way, and is registered in part.
         let look = settled.then(|| {

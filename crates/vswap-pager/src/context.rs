@@ -29,6 +29,9 @@ pub const RECLAIMER_CONTEXT: usize = PAGER_CONTEXTS - 1;
 /// The place of whoever moves mappings: one at a time, with the gate closed.
 pub const MOVING_CONTEXT: usize = RECLAIMER_CONTEXT - 1;
 
+/// The place of who saves what a core dump lacks.
+pub const CORE_CONTEXT: usize = MOVING_CONTEXT - 1;
+
 /// Codec state, a window of pages, and the entries to free behind it.
 #[derive(Debug)]
 pub struct Context {

@@ -26,7 +26,7 @@ use crate::arena::Arena;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::context::Contexts;
-use crate::lock::{Closed, Gate, Passage, SpinGuard, SpinLock};
+use crate::lock::{self, Closed, Gate, Passage, SpinGuard, SpinLock};
 use crate::mailbox::Mailbox;
 use crate::regions::{Attributes, Regions};
 use crate::relief::Relief;
@@ -253,6 +253,18 @@ impl Engine {
     /// Takes the mapping lock. Hooks call it with signals blocked.
     pub fn lock_maps(&self) -> MapsGuard<'_> {
         self.maps.lock()
+    }
+
+    /// The same for the watcher, which has to see the end of a program whose threads may have died with the lock.
+    pub fn lock_maps_patiently(&self) -> Option<MapsGuard<'_>> {
+        const TRIES: u32 = 1000;
+        (0..TRIES).find_map(|tries| {
+            let guard = self.maps.try_lock();
+            if guard.is_none() {
+                lock::relax(tries);
+            }
+            guard
+        })
     }
 
     /// Whether anything is excluded from paging. A hint when the mapping lock is not held.

@@ -7,12 +7,14 @@
 //! its parent's), on its stack, and holds no lock, so nothing has to be undone if the exec succeeds.
 
 use core::ffi::{CStr, c_char};
+use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as k;
 
+use crate::core_dump;
 use crate::engine::Engine;
 use crate::mapping::Call;
-use crate::sys::{fd, socket};
+use crate::sys::{fd, socket, task};
 use crate::text::Line;
 use crate::wire::{self, Unmanaged};
 
@@ -37,6 +39,18 @@ const PATIENCE_MS: i64 = 200;
 
 /// The hook of `execve`.
 pub fn on_exec(engine: &Engine, call: &Call) -> isize {
+    let is_program = task::process_id() == engine.program.load(Ordering::Relaxed);
+    if is_program {
+        core_dump::expect(false);
+    }
+    let value = exec(engine, call);
+    if is_program {
+        core_dump::expect(true);
+    }
+    value
+}
+
+fn exec(engine: &Engine, call: &Call) -> isize {
     let path = call.args[0] as *const c_char;
     let Some(kind) = unmanaged(path) else { return call.pass() };
     // SAFETY: the kernel has just read a path there.

@@ -15,6 +15,7 @@ use vswap_core::{Origin, SwapEntry};
 
 use crate::address::{LEAF_PAGES, PageNumber, PageRange};
 use crate::context::{Context, WINDOW_MAX};
+use crate::core_dump::LATE;
 use crate::engine::{Engine, Side};
 use crate::events;
 use crate::link;
@@ -114,6 +115,9 @@ impl Engine {
                 return Served::Done;
             }
             Ok(()) => {}
+        }
+        if self.side() == Side::Pager {
+            LATE.note(PageRange { start: page, end: PageNumber(page.0 + 1) });
         }
         let offset = page.offset_in_leaf();
         leaf.set(offset, PageState::unstaged(self.swap_cache.staged(tray, offset)));
@@ -333,6 +337,9 @@ impl Window<'_, '_> {
             }
             around += u64::from(page != self.faulting);
             self.leaf.set(offset, state);
+        }
+        if self.engine.side() == Side::Pager {
+            LATE.note(pages);
         }
         self.engine.budget.add_resident(pages.pages() as i64);
         self.engine.count(Counter::ReadAhead, around);

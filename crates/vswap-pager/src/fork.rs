@@ -22,6 +22,7 @@ use vswap_core::page::Page;
 use crate::address::{PageNumber, PageRange};
 use crate::adopt;
 use crate::child_report::ChildReport;
+use crate::core_dump;
 use crate::engine::{Engine, PagingFds, Phase};
 use crate::events::{self, FAULTS};
 use crate::mapping::{self, Call};
@@ -125,6 +126,7 @@ fn reset(engine: &Engine) {
     idle_age::reset_after_fork();
     tiers::reset_after_fork();
     hook_stack::reset_after_fork();
+    core_dump::reset_after_fork();
     rendezvous::reset_after_fork();
     signals::reset_after_fork();
     engine.program.store(task::process_id(), Ordering::Relaxed);

@@ -7,12 +7,12 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | shared with the coordinator | [`config`], [`run_page`], [`run_devices`], [`run_groups`], [`wire`] |
+//! | shared with the coordinator | [`config`], [`run_page`], [`run_devices`], [`run_groups`], [`wire`], [`pages_file`] |
 //! | the kernel | [`sys`] |
 //! | plain data structures | [`address`], [`arena`], [`lock`], [`table`], [`regions`], [`budget`], [`staging`], [`batch`], [`streams`], [`mailbox`], [`relief`], [`slot_table`], [`text`] |
 //! | swap devices | [`io`], [`swap`] |
 //! | the engine | [`engine`], [`fault`], [`events`], [`reclaim`], [`workingset`], [`cold`], [`pressure`], [`proactive`], [`swap_in`], [`shortage`] |
-//! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`link`] |
+//! | threads of the pager | [`pager`], [`handler`], [`reclaimer`], [`watcher`], [`unpageable`], [`credentials`], [`core_dump`], [`link`] |
 //! | threads of the program | [`hook_stack`], [`mapping`], [`locking`], [`exclude`], [`exec`], [`start`], [`adopt`], [`commit`], [`fork`], [`child_report`], [`inline`], [`rendezvous`], [`signals`], [`chaos`] |
 #![no_std]
 
@@ -27,6 +27,7 @@ pub mod cold;
 pub mod commit;
 pub mod config;
 pub mod context;
+pub mod core_dump;
 pub mod counters;
 pub mod credentials;
 pub mod engine;
@@ -47,6 +48,7 @@ pub mod locking;
 pub mod mailbox;
 pub mod mapping;
 pub mod pager;
+pub mod pages_file;
 pub mod pressure;
 pub mod proactive;
 pub mod reclaim;

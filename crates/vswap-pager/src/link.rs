@@ -11,6 +11,7 @@ use vswap_core::platform::Platform;
 use crate::arena::Arena;
 use crate::engine::{Engine, Side};
 use crate::lock::SpinLock;
+use crate::pages_file::Identity;
 use crate::run_page::{MEMBERS_MAX, RUN_PAGE_SIZE, RunPage};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, memory, socket, task};
@@ -18,6 +19,9 @@ use crate::text::Line;
 use crate::wire;
 
 const SIGKILL: u32 = 9;
+
+/// How long the coordinator may take to answer, in milliseconds.
+const PATIENCE_MS: i64 = 10_000;
 
 /// Joins the run: hands over the userfaultfd, if there is one, gets the shared memory and the swap devices. Without a
 /// coordinator the member has the whole budget to itself.
@@ -138,6 +142,33 @@ pub fn reset_after_fork() {
 /// Says goodbye, so that the end of this connection does not count as the pager's death.
 pub fn say_bye(engine: &Engine) {
     let _ = socket::send(engine.fds.coordinator.load(Ordering::Relaxed), &[wire::BYE], None);
+}
+
+/// Asks for a file for the pages that a core dump lacks.
+pub fn ask_for_pages_file(engine: &Engine, identity: Identity) -> Option<Fd> {
+    let coordinator = engine.fds.coordinator.load(Ordering::Relaxed);
+    let mut packet = [wire::CORE_DUMPED; 1 + Identity::SIZE];
+    packet[1..].copy_from_slice(&identity.to_bytes());
+    socket::send(coordinator, &packet, None).ok()?;
+    // Swap devices that were added meanwhile come first.
+    loop {
+        if !matches!(fd::wait_readable([coordinator], PATIENCE_MS), Ok([true])) {
+            return None;
+        }
+        let mut packet = [0; wire::PACKET_MAX];
+        let (len, fds) = socket::receive_now(coordinator, &mut packet).ok()?;
+        match packet[..len] {
+            [] => return None,
+            [wire::CORE_DUMPED] => return fds.into_iter().flatten().next(),
+            _ => {}
+        }
+    }
+}
+
+/// Says what became of these pages.
+pub fn say_core_saved(engine: &Engine, saved: wire::CoreSaved) {
+    let coordinator = engine.fds.coordinator.load(Ordering::Relaxed);
+    let _ = socket::send(coordinator, &saved.to_bytes(), None);
 }
 
 /// Says that a page is lost.

@@ -27,7 +27,7 @@ use crate::swap::sealing::SEALING;
 use crate::sys::fd::{self, Fd};
 use crate::sys::uffd::{self, Uffd};
 use crate::sys::{Errno, arch, result, task};
-use crate::{counters, handler, hook_stack, inline, link, reclaimer, watcher};
+use crate::{core_dump, counters, handler, hook_stack, inline, link, reclaimer, watcher};
 
 const STACK_BYTES: usize = 128 << 10;
 
@@ -42,6 +42,9 @@ const LOOK_UP_MS: i64 = 250;
 
 /// What the watcher has to end the pager in good order.
 const GRACE_US: u64 = 200_000;
+
+/// How long a page of those that a core dump lacks may take.
+const PAGE_US: u64 = 10_000_000;
 
 /// A program's own descriptors are low; ours start here where its limit allows.
 const KEPT_FD_MIN: i32 = 1000;
@@ -386,7 +389,12 @@ fn end_with_program(engine: &Engine) {
     if matches!(fd::wait_readable([program], 0), Ok([false])) {
         return;
     }
+    let mut steps = 0;
     task::sleep_us(GRACE_US);
+    while core_dump::is_under_way(&mut steps) {
+        task::sleep_us(PAGE_US);
+    }
+    core_dump::say_if_missed(engine);
     watcher::leave_run(engine);
     task::exit_process(0)
 }

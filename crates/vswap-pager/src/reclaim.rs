@@ -258,9 +258,9 @@ impl Engine {
     /// Moves a batch to a tray; `false` if none is free.
     fn move_batch(&self, leaf: &mut Leaf<'_>, region: &Region, batch: &Batch, side: Side) -> bool {
         let prot = region.attributes.prot;
-        let number = self.with_uffd(side, |uffd| self.staging.begin(prot, uffd));
-        let Some(number) = number else { return false };
         let leaf_number = batch.span.start.leaf();
+        let number = self.with_uffd(side, |uffd| self.staging.begin(leaf_number, prot, uffd));
+        let Some(number) = number else { return false };
         let mut tray = Tray { number, leaf: leaf_number, pages: Bitmap::default() };
         let mut stuck = Bitmap::default();
         let parts = if events::may_be_dropped() { Parts::Resident } else { Parts::Whole };

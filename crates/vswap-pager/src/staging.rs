@@ -145,10 +145,10 @@ impl Staging {
         unsafe { &*(self.address(tray, offset) as *const Page) }
     }
 
-    /// Takes a free tray to fill it through `uffd` with pages of a region that has protection `prot`; a
-    /// move works between equal protections only.
-    pub fn begin(&self, prot: u8, uffd: &Uffd) -> Option<u8> {
-        let number = self.take_free(prot)?;
+    /// Takes a free tray to fill it through `uffd` with pages of a leaf, of a region that has protection
+    /// `prot`; a move works between equal protections only.
+    pub fn begin(&self, leaf: usize, prot: u8, uffd: &Uffd) -> Option<u8> {
+        let number = self.take_free(leaf, prot)?;
         if uffd.register(self.address(number, 0), TRAY_BYTES).is_err() {
             self.slots.lock().slots[usize::from(number)].state = TrayState::Free;
             return None;
@@ -156,7 +156,7 @@ impl Staging {
         Some(number)
     }
 
-    fn take_free(&self, prot: u8) -> Option<u8> {
+    fn take_free(&self, leaf: usize, prot: u8) -> Option<u8> {
         let mut slots = self.slots.lock();
         let number = slots.slots.iter().position(|slot| slot.state == TrayState::Free)?;
         let slot = &mut slots.slots[number];
@@ -172,7 +172,16 @@ impl Staging {
             slot.prot = prot;
         }
         slot.state = TrayState::Filling;
+        slot.tray.leaf = leaf;
         Some(number as u8)
+    }
+
+    /// The tray that pages of a leaf were being moved to by a thread that died. Who moves has the mapping lock,
+    /// so there is one at most.
+    pub fn left_filling_from(&self, leaf: usize) -> Option<u8> {
+        let slots = self.slots.try_lock()?;
+        let is_it = |slot: &Slot| slot.state == TrayState::Filling && slot.tray.leaf == leaf;
+        slots.slots.iter().position(is_it).map(|number| number as u8)
     }
 
     /// Makes a tray that has been filled plain memory again.
@@ -266,13 +275,15 @@ mod tests {
         let staging = Staging::new();
         staging.open().unwrap();
         let fill = |leaf| {
-            let number = staging.take_free(memory::READ_WRITE as u8).unwrap();
+            let number = staging.take_free(leaf, memory::READ_WRITE as u8).unwrap();
+            assert_eq!(staging.left_filling_from(leaf), Some(number));
+            assert_eq!(staging.left_filling_from(leaf + 1), None);
             let mut pages = Bitmap::default();
             pages.insert(leaf);
             staging.finish(Tray { number, leaf, pages });
         };
         (0..TRAYS).for_each(fill);
-        assert!(staging.take_free(memory::READ_WRITE as u8).is_none());
+        assert!(staging.take_free(0, memory::READ_WRITE as u8).is_none());
         let first = staging.take_oldest().unwrap();
         assert_eq!(first.leaf, 0);
         staging.put_back(first);

@@ -192,6 +192,11 @@ impl core::fmt::Debug for Table {
 #[error("no address space for the page table")]
 pub struct TableFull;
 
+/// Who holds the lock does not give it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the leaf stays locked")]
+pub struct Stuck;
+
 /// A locked leaf.
 pub struct Leaf<'a> {
     header: &'a LeafHeader,
@@ -226,6 +231,38 @@ impl Table {
     pub fn lock(&self, page: PageNumber) -> Option<Leaf<'_>> {
         let header = self.header(page.leaf(), false).ok().flatten()?;
         (!header.words.load(Ordering::Acquire).is_null()).then(|| Leaf::lock(header)).flatten()
+    }
+
+    /// The same for who may find it locked for ever: tries so often.
+    ///
+    /// # Errors
+    /// [`Stuck`].
+    pub fn lock_patiently(&self, page: PageNumber, tries: u32) -> Result<Option<Leaf<'_>>, Stuck> {
+        let Ok(Some(header)) = self.header(page.leaf(), false) else { return Ok(None) };
+        if header.words.load(Ordering::Acquire).is_null() {
+            return Ok(None);
+        }
+        let mut spins = 0;
+        while header.lock.load(Ordering::Relaxed) != 0 {
+            if spins == tries {
+                return Err(Stuck);
+            }
+            lock::relax(spins);
+            spins += 1;
+        }
+        Ok(Leaf::lock(header))
+    }
+
+    /// What the table says of a page whose leaf is locked by a thread that died.
+    pub fn state_past_lock(&self, page: PageNumber) -> PageState {
+        let header = self.header(page.leaf(), false).ok().flatten();
+        let words = header.map(|header| header.words.load(Ordering::Acquire));
+        // SAFETY: the words are freed by the holder of the lock only, who does nothing any more.
+        let words = words.and_then(|words| unsafe { words.as_ref() });
+        words.map_or(PageState::Missing, |words| {
+            // SAFETY: as above, nobody writes to it.
+            unsafe { *words[page.offset_in_leaf()].get() }.state()
+        })
     }
 
     /// Locks the leaf of a page; makes it if it is not there.

@@ -64,8 +64,12 @@ pub fn publish(engine: &Engine, member: &Member) {
     if read.is_err() {
         return;
     }
-    stack += sum(engine, next_excluded, resident);
-    let locked = sum(engine, next_locked, resident);
+    let (Some(excluded), Some(locked)) =
+        (sum(engine, next_excluded, resident), sum(engine, next_locked, resident))
+    else {
+        return;
+    };
+    stack += excluded;
     for (gauge, bytes) in [
         (Gauge::UnpageableShared, shared),
         (Gauge::UnpageableLocked, locked),
@@ -97,20 +101,21 @@ impl Kind {
     }
 }
 
-/// Sums up over ranges that `next` finds, each in its turn: the mapping lock is not held meanwhile.
+/// Sums up over ranges that `next` finds, each in its turn: the mapping lock is not held meanwhile. `None` if
+/// somebody else has it, who may have died with it.
 fn sum(
     engine: &Engine,
     next: fn(&Engine, &MapsGuard<'_>, PageNumber) -> Option<PageRange>,
     resident: impl Fn(PageRange) -> u64,
-) -> u64 {
+) -> Option<u64> {
     let mut bytes = 0;
     let mut from = PageNumber(0);
     loop {
         let found = {
-            let maps = engine.lock_maps();
+            let maps = engine.lock_maps_patiently()?;
             next(engine, &maps, from)
         };
-        let Some(range) = found else { return bytes };
+        let Some(range) = found else { return Some(bytes) };
         bytes += resident(range);
         from = range.end;
     }

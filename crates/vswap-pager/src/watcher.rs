@@ -13,7 +13,7 @@ use crate::swap::{SWAP_DEVICES, draining};
 use crate::sys::{arch, fd, task};
 use crate::text::{self, Line};
 use crate::unpageable::{self, Unpageable};
-use crate::{counters, link, pager, proactive, start, swap_in};
+use crate::{core_dump, counters, link, pager, proactive, start, swap_in};
 
 /// Milliseconds between two looks.
 const TICK_MS: i64 = 10;
@@ -36,6 +36,7 @@ pub extern "C" fn main(_argument: usize) -> ! {
     if pager::become_pager(engine).is_err() {
         task::exit_process(1);
     }
+    core_dump::prepare(engine);
     let mut watcher = Watcher::new(engine);
     loop {
         watcher.look();
@@ -67,7 +68,7 @@ impl Watcher {
         let program = self.engine.fds.program.load(Ordering::Relaxed);
         let ended = fd::wait_readable([program], TICK_MS);
         if !matches!(ended, Ok([false])) {
-            self.finish();
+            self.finish_with_program();
         }
         self.looks += 1;
         self.calibrate();
@@ -112,15 +113,17 @@ impl Watcher {
     /// Whether the program has replaced its memory by exec: then this memory is nobody's.
     fn program_is_elsewhere(&self) -> bool {
         let program = self.engine.program.load(Ordering::Relaxed);
-        match task::same_memory(task::process_id(), program) {
-            Some(same) => !same,
+        let same = task::same_memory(task::process_id(), program);
+        if same == Some(true) {
+            return false;
+        }
+        let mut path = Line::<32>::format(format_args!("/proc/{program}/statm"));
+        match total_pages(path.as_c_str()) {
+            // Its first thread has ended: the others may go on, and if not it is about to be seen.
+            None | Some(0) => false,
             // kcmp needs a privilege in some containers. The sizes of the two differ if the
             // memories do; that they agree by chance is noticed at the next look.
-            None => {
-                let mut path = Line::<32>::format(format_args!("/proc/{program}/statm"));
-                let theirs = total_pages(path.as_c_str());
-                theirs.is_some() && theirs != total_pages(c"/proc/self/statm")
-            }
+            theirs => same.is_some() || theirs != total_pages(c"/proc/self/statm"),
         }
     }
 
@@ -129,6 +132,12 @@ impl Watcher {
         let mut path = Line::<32>::format(format_args!("/proc/{program}/status"));
         FOLLOWED.look(path.as_c_str());
         FOLLOWED.follow(&mut self.credentials);
+    }
+
+    /// The program has ended.
+    fn finish_with_program(&self) -> ! {
+        core_dump::save(self.engine);
+        self.finish()
     }
 
     fn finish(&self) -> ! {

@@ -57,6 +57,48 @@ pub const UNMANAGED: u8 = 6;
 /// line of JSON follows, of the coordinator's own making.
 pub const NESTED: u8 = 7;
 
+/// First byte of what a pager says when its program has left a core dump; the packed
+/// [`Identity`](crate::pages_file::Identity) of the program follows. The answer is this byte, with the
+/// descriptor of a file attached that the pages go to which the core lacks, if there is a place for one.
+pub const CORE_DUMPED: u8 = 8;
+
+/// First byte of a [`CoreSaved`].
+pub const CORE_SAVED: u8 = 9;
+
+/// What became of the pages that a core dump lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreSaved {
+    /// Pages in the file.
+    pub pages: u64,
+    /// Pages that could not be read.
+    pub lost: u64,
+    /// Why the file is not whole; 0 if it is.
+    pub error: i32,
+}
+
+impl CoreSaved {
+    /// Size of the packet.
+    pub const SIZE: usize = 21;
+
+    /// The packet.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [CORE_SAVED; Self::SIZE];
+        bytes[1..9].copy_from_slice(&self.pages.to_le_bytes());
+        bytes[9..17].copy_from_slice(&self.lost.to_le_bytes());
+        bytes[17..].copy_from_slice(&self.error.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a packet; `None` if it is none of these.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&[CORE_SAVED])?;
+        let (pages, rest) = rest.split_first_chunk()?;
+        let (lost, rest) = rest.split_first_chunk()?;
+        let error = i32::from_le_bytes(rest.try_into().ok()?);
+        Some(Self { pages: u64::from_le_bytes(*pages), lost: u64::from_le_bytes(*lost), error })
+    }
+}
+
 /// Longest packet in bytes.
 pub const PACKET_MAX: usize = 512;
 

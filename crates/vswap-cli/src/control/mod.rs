@@ -24,6 +24,6 @@ mod protocol;
 mod requests;
 mod server;
 
-pub use place::{PublishError, check_name, publish};
+pub use place::{PublishError, check_name, open_own_directory, publish};
 pub use requests::{About, Subject};
 pub use server::Control;

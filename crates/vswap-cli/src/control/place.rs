@@ -194,7 +194,8 @@ impl Candidate {
     }
 }
 
-fn open_own_directory(path: &Path, forbidden: Mode) -> anyhow::Result<OwnedFd> {
+/// Opens a directory of this user's own in which others have none of the forbidden rights.
+pub fn open_own_directory(path: &Path, forbidden: Mode) -> anyhow::Result<OwnedFd> {
     anyhow::ensure!(path.is_absolute(), "is not an absolute path");
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = fs::open(path, flags, Mode::empty()).context("cannot be opened")?;

@@ -23,15 +23,17 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use vswap_core::group::shared::GroupIndex;
 use vswap_pager::config::SocketName;
+use vswap_pager::pages_file::Identity;
 use vswap_pager::run_devices::RunDevice;
 use vswap_pager::run_page::{MEMBERS_MAX, Member, MemberState, RunPage};
-use vswap_pager::wire::{self, Hello, NewDevice, Unmanaged, Welcome};
+use vswap_pager::wire::{self, CoreSaved, Hello, NewDevice, Unmanaged, Welcome};
 
 use super::groups::Groups;
 use super::swap::{Device, Devices};
 use super::totals::Totals;
 use crate::args::SwapPlace;
-use crate::refusal::Refusal;
+use crate::core_fix::place::PagesFile;
+use crate::refusal::{Refusal, reason};
 
 mod nested_runs;
 
@@ -97,7 +99,15 @@ enum Stage {
         said_bye: bool,
         /// Only held.
         _uffd: Option<OwnedFd>,
+        /// Its program left a core dump, and what that lacks is being written here.
+        pages: Option<PagesFile>,
     },
+}
+
+impl Connection {
+    fn writes_pages(&self) -> bool {
+        matches!(self.stage, Stage::Member { pages: Some(_), .. })
+    }
 }
 
 /// What came out of reading a connection.
@@ -254,7 +264,11 @@ impl Members {
         loop {
             let dead: Vec<bool> =
                 self.connections.iter().map(|c| is_dead(&c.pidfd, Duration::ZERO)).collect();
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let mut left = deadline.saturating_duration_since(std::time::Instant::now());
+            if self.connections.iter().any(Connection::writes_pages) {
+                // As a parent waits for the kernel to write the core. A pager that gets stuck is ended.
+                left = left.max(patience);
+            }
             if !dead.contains(&true) || left.is_zero() {
                 return news;
             }
@@ -329,6 +343,27 @@ impl Members {
             (Stage::Member { .. }, Some(&wire::MESSAGE)) => {
                 news.push(News::Line(text(&bytes[1..])));
             }
+            (Stage::Member { pages, program, .. }, Some(&wire::CORE_DUMPED)) => {
+                let Some(identity) = bytes[1..].try_into().ok().map(Identity::from_bytes) else {
+                    return false;
+                };
+                match PagesFile::create(identity) {
+                    Ok(file) => *pages = Some(file),
+                    Err(error) => {
+                        let line = lacks(program, pid, format!("they cannot be kept: {error:#}"));
+                        news.push(News::Line(line));
+                    }
+                }
+                let files: Vec<_> = pages.iter().map(|pages| pages.file.as_fd()).collect();
+                // One that is gone is found at its end of file.
+                let _ = send(&connection.socket, &[wire::CORE_DUMPED], &files);
+            }
+            (Stage::Member { pages, program, .. }, Some(&wire::CORE_SAVED)) => {
+                let (Some(file), Some(saved)) = (pages.take(), CoreSaved::from_bytes(bytes)) else {
+                    return false;
+                };
+                news.extend(keep(file, saved).map(|what| News::Line(lacks(program, pid, what))));
+            }
             (Stage::Member { .. }, Some(&wire::OUT_OF_MEMORY)) => {
                 news.push(News::Ended(pid, text(&bytes[1..])));
             }
@@ -376,7 +411,8 @@ impl Members {
         self.joined += 1;
         self.groups.note_joined(group);
         let id = MemberId(self.joined);
-        connection.stage = Stage::Member { id, index, program, said_bye: false, _uffd: uffd };
+        connection.stage =
+            Stage::Member { id, index, program, said_bye: false, _uffd: uffd, pages: None };
         let (devices, files) = self.devices.for_member(|device| self.page.uses(group, device));
         let descriptors: Vec<_> = std::iter::once(self.memfd.as_fd()).chain(files).collect();
         let welcome = Welcome { index: index as u32, devices }.to_bytes();
@@ -414,6 +450,31 @@ impl Members {
             News::Ended(pid, line)
         })
     }
+}
+
+/// A line about a core dump.
+fn lacks(program: &str, pid: Pid, what: impl std::fmt::Display) -> String {
+    let pid = pid.as_raw_nonzero();
+    format!("the core dump of {program} (pid {pid}) lacks the pages that were swapped out; {what}")
+}
+
+/// Keeps pages that were written; what there is to say of them, if there are any.
+fn keep(file: PagesFile, saved: CoreSaved) -> Option<String> {
+    if saved.error != 0 {
+        let error = std::io::Error::from_raw_os_error(saved.error);
+        return Some(format!("they could not be kept: {}", reason(error)));
+    }
+    if saved.pages == 0 && saved.lost == 0 {
+        return None;
+    }
+    if let Err(error) = file.publish() {
+        return Some(format!("they could not be kept: {error:#}"));
+    }
+    let lost = match saved.lost {
+        0 => String::new(),
+        lost => format!("; {lost} more could not be read"),
+    };
+    Some(format!("'vswap core-fix CORE' puts all {} in{lost}", saved.pages))
 }
 
 fn random() -> anyhow::Result<u64> {

@@ -3,6 +3,7 @@
 //! Most tests use `hold`: it evicts its memory, does something to itself, says `ready PID`, waits for
 //! a line, and verifies its memory. Here it is looked at, traced and killed meanwhile.
 
+mod core_dumps;
 mod ends;
 mod traced;
 

@@ -124,12 +124,51 @@ impl<P: Platform> VirtualSwap<P> {
             return self.read_place(&mut worker.coder, &worker.record, (entry, place), out);
         }
         let word = slot.lock(self.platform()).map_err(|_| LoadError::NoEntry)?;
-        let read = match word.place() {
-            Some(place) => self.read_place(&mut worker.coder, &worker.record, (entry, place), out),
-            None => Err(LoadError::NoEntry),
-        };
+        let read = self.read_word(worker, (entry, word), out);
         self.unlock(entry, slot);
         read
+    }
+
+    /// The same where a thread may have died with the entry lock, which is tried so often.
+    ///
+    /// # Safety
+    /// Who does not give an entry lock back meanwhile never will.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub unsafe fn load_past_lock(
+        &self,
+        worker: &mut Worker,
+        entry: SwapEntry,
+        out: &mut Page,
+        tries: u32,
+    ) -> Result<Origin, LoadError> {
+        let slot = self.descriptor(entry).ok_or(LoadError::NoEntry)?;
+        for spins in 0..tries {
+            match slot.try_lock().map_err(|_| LoadError::NoEntry)? {
+                Some(word) => {
+                    let read = self.read_word(worker, (entry, word), out);
+                    self.unlock(entry, slot);
+                    return read;
+                }
+                None => self.platform().relax(spins),
+            }
+        }
+        // The dead thread's lock keeps all others from freeing or moving the object, and a place is
+        // named by the descriptor before the one before it is released.
+        self.read_word(worker, (entry, slot.peek()), out)
+    }
+
+    /// Reads what a descriptor names. The caller holds the entry lock.
+    #[inline]
+    fn read_word(
+        &self,
+        worker: &mut Worker,
+        (entry, word): (SwapEntry, Descriptor),
+        out: &mut Page,
+    ) -> Result<Origin, LoadError> {
+        let place = word.place().ok_or(LoadError::NoEntry)?;
+        self.read_place(&mut worker.coder, &worker.record, (entry, place), out)
     }
 
     /// Reads an entry and makes the page the only copy: the backing is released, and the entry is

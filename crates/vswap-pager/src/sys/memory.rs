@@ -104,3 +104,18 @@ pub unsafe fn advise(start: usize, len: usize, advice: u32) -> Result<(), Errno>
     // SAFETY: the caller vouches for the range and the advice.
     result(unsafe { syscall!(k::__NR_madvise, start, len, advice) }).map(drop)
 }
+
+/// Copies what is at an address of this address space, which may not be there.
+///
+/// # Errors
+/// As process_vm_readv(2); `EFAULT` also for a page that would have to be brought in.
+pub fn peek(address: usize, into: &mut [u8]) -> Result<(), Errno> {
+    let local = k::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() as _ };
+    let remote = k::iovec { iov_base: address as *mut _, iov_len: into.len() as _ };
+    let own = task::process_id();
+    // SAFETY: the buffer is valid for writes of its length, and the kernel checks the other address.
+    let read = result(unsafe {
+        syscall!(k::__NR_process_vm_readv, own, &raw const local, 1, &raw const remote, 1, 0)
+    })?;
+    if read == into.len() { Ok(()) } else { Err(Errno::EFAULT) }
+}

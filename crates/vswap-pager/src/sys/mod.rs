@@ -7,6 +7,7 @@
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 pub mod arch;
 pub mod elf;
+pub mod exit_status;
 pub mod fd;
 pub mod file;
 pub mod io_uring;
@@ -33,7 +34,7 @@ macro_rules! errno_names {
     };
 }
 
-errno_names!(EPERM ENOENT ESRCH EINTR EIO EBADF EAGAIN ENOMEM EFAULT EBUSY EEXIST ENODEV EINVAL ENFILE EMFILE ENOSPC ENOSYS EILSEQ ETIME);
+errno_names!(EPERM ENOENT ESRCH EINTR EIO EBADF EAGAIN ENOMEM EFAULT EBUSY EEXIST ENODEV EINVAL ENFILE EMFILE ENOSPC ENOSYS EILSEQ ETIME EFBIG);
 
 impl Errno {
     /// As a system call returns it.

@@ -79,10 +79,11 @@ fn stopped_and_continued() {
     });
 }
 
-/// Whether the evicted pages of a program that dies by SIGABRT are in its core.
+/// Whether the evicted pages of a program that dies by SIGABRT are in its core when it was fixed.
 #[test]
 fn core_dump() {
-    const WHAT: &str = "SIGABRT with all pages evicted; gdb reads one page of the core";
+    const WHAT: &str =
+        "SIGABRT with all pages evicted, `vswap core-fix`; gdb reads one page of the core";
     let Some(row) = Row::of("core dump", WHAT, &["gdb", "--version"]) else { return };
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     if pattern.trim() != "core" {
@@ -91,14 +92,15 @@ fn core_dump() {
     }
     let special = crate::support::program("special");
     let special = special.to_str().expect("a target directory with a plain name");
-    let script = "cd \"$1\" || exit 1; ulimit -c unlimited; \"$2\" abort 60 >out 2>&1
+    let script = "cd \"$1\" || exit 1; ulimit -c unlimited; \"$2\" abort 60 >out 2>&1; vswap=$3
         set -- \"$2\" core*; [ -f \"$2\" ] || { echo 'cannot: there is no core'; exit 77; }
+        [ -z \"$VSWAP_RUN\" ] || \"$vswap\" core-fix \"$2\" >fixed || exit 1
         gdb -batch -nx -ex 'x/2gx data + 4096 * 9000' \"$@\" 2>/dev/null | grep -c 0x0000000000000000 >n
         if [ \"$(cat n)\" = 0 ]; then echo ok; else
         echo 'refused: evicted pages are zeros in the core'; exit 78; fi";
     let run = |vswap: Option<&Vswap>| {
         let directory = Scratch::directory();
-        let job = shell(script, &[directory.path(), special]);
+        let job = shell(script, &[directory.path(), special, env!("CARGO_BIN_EXE_vswap")]);
         vswap.map_or_else(|| job.plain(), |vswap| job.under(vswap))
     };
     let vswap = Vswap::ram("20M");

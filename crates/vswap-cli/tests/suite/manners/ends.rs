@@ -30,6 +30,14 @@ fn death_by_a_signal_is_seen_as_such() {
     }
 }
 
+/// The pager took the end of the first thread for that of the program, and left the others without.
+#[test]
+fn a_program_outlives_its_first_thread() {
+    let job = Job::c("crash", &["72", "leave"]);
+    job.compare(&Vswap::ram("24M")).stats().assert_swapped();
+    job.compare(&Vswap::ram("24M").inline()).stats().assert_swapped();
+}
+
 /// A signal from outside, sent to the program itself.
 #[test]
 fn killing_the_program_leaves_no_process() {
