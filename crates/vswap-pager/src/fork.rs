@@ -23,7 +23,7 @@ use crate::address::{PageNumber, PageRange};
 use crate::adopt;
 use crate::child_report::ChildReport;
 use crate::core_dump;
-use crate::engine::{Engine, PagingFds, Phase};
+use crate::engine::{Engine, PagingFds, Phase, Side};
 use crate::events::{self, FAULTS};
 use crate::mapping::{self, Call};
 use crate::pager::StartError;
@@ -65,11 +65,10 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
     let closed = engine.gate.close();
     let forking = SWAP_DEVICES.before_fork();
     let regions = engine.regions(&closed);
-    let inherited = regions.all().iter().filter(|region| !region.attributes.dont_fork);
-    for region in inherited.clone() {
+    let inherited = || regions.runs(|region| !region.attributes.dont_fork);
+    for run in inherited() {
         // SAFETY: the advice concerns children only.
-        let _ =
-            unsafe { memory::advise(region.range.address(), region.range.bytes(), k::MADV_DOFORK) };
+        let _ = unsafe { memory::advise(run.address(), run.bytes(), k::MADV_DOFORK) };
     }
     let value = call.pass();
     if value == 0 {
@@ -79,7 +78,7 @@ fn fork_active(engine: &Engine, call: Call) -> isize {
         become_child(engine, &report);
         return value;
     }
-    inherited.for_each(|region| mapping::dont_fork(region.range));
+    inherited().for_each(mapping::dont_fork);
     if value > 0 {
         SWAP_DEVICES.share_with_child();
     }
@@ -153,8 +152,16 @@ fn become_child(engine: &Engine, report: &ChildReport) {
         return;
     }
     let maps = engine.lock_maps();
-    for region in engine.regions(&maps).all() {
-        mapping::register(engine, region.range);
+    let regions = engine.regions(&maps);
+    for run in regions.runs(|_| true) {
+        if engine.with_uffd(Side::Program, |uffd| uffd.register(run.address(), run.bytes())).is_ok()
+        {
+            mapping::dont_fork(run);
+            continue;
+        }
+        for region in regions.within(run) {
+            mapping::register(engine, region.range);
+        }
     }
 }
 

@@ -70,6 +70,18 @@ impl Regions {
         }
     }
 
+    /// Ranges without a hole of regions that are wanted: one system call does for all of them.
+    pub fn runs(&self, wanted: impl Fn(&Region) -> bool) -> impl Iterator<Item = PageRange> {
+        let mut rest = self.all().iter().filter(move |region| wanted(region)).peekable();
+        core::iter::from_fn(move || {
+            let mut run = rest.next()?.range;
+            while let Some(next) = rest.next_if(|next| next.range.start == run.end) {
+                run.end = next.range.end;
+            }
+            Some(run)
+        })
+    }
+
     /// Bytes of memory taken.
     pub fn memory(&self) -> usize {
         (self.count * size_of::<Region>()).next_multiple_of(PAGE_SIZE)
@@ -225,6 +237,19 @@ mod tests {
 
     fn range(start: usize, end: usize) -> PageRange {
         PageRange { start: PageNumber(start), end: PageNumber(end) }
+    }
+
+    #[test]
+    fn runs_have_neither_holes_nor_what_is_not_wanted() {
+        let mut regions = Regions::new();
+        for (prot, start, end) in [(1, 0, 4), (2, 4, 8), (1, 8, 12), (1, 20, 24), (2, 24, 25)] {
+            let attributes = Attributes { prot, ..Attributes::default() };
+            regions.insert(range(start, end), attributes).unwrap();
+        }
+        let all: Vec<_> = regions.runs(|_| true).collect();
+        assert_eq!(all, [range(0, 12), range(20, 25)]);
+        let some: Vec<_> = regions.runs(|region| region.attributes.prot == 1).collect();
+        assert_eq!(some, [range(0, 4), range(8, 12), range(20, 24)]);
     }
 
     /// Random changes, compared with one attribute per page.
