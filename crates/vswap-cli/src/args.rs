@@ -162,6 +162,10 @@ pub struct RunArgs {
     #[arg(short, long)]
     pub verbose: bool,
 
+    /// Whether a page that came back for a read keeps its compressed copy: 'vswap bench --swap-cache' compares
+    #[arg(long, value_enum, default_value = "on", hide = true)]
+    pub swap_cache: KeptCopies,
+
     /// Evict random pages after every mapping call
     #[arg(long, value_name = "SEED", hide = true)]
     pub chaos: Option<u64>,
@@ -321,6 +325,15 @@ pub enum Ram {
     Auto,
     /// So much.
     Given(Size),
+}
+
+/// What becomes of the compressed copy of a page that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeptCopies {
+    /// It is kept where that pays.
+    On,
+    /// It is freed.
+    Off,
 }
 
 /// [`Engine`] on the command line.

@@ -156,6 +156,58 @@ mod tests {
         assert_eq!(leaf.state(8), PageState::Resident { age: 1 });
     }
 
+    /// The hand goes round a leaf of hot pages and of pages that have kept their copies, whose protection is
+    /// drawn at random. When it takes the first hot page no copy is left that was there when it began.
+    #[test]
+    fn copies_go_before_any_hot_page_does() {
+        let mut random = 0x5EED_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        for limit in [1, 7, 64, LEAF_PAGES] {
+            let table = Table::new();
+            let mut leaf = leaf_with(&table, core::iter::empty());
+            let mut hot = Bitmap::default();
+            for page in 0..LEAF_PAGES {
+                let kept = SwapEntry::from_raw(page as u32 + 1).unwrap();
+                let state = match draw(4) {
+                    0 => PageState::Cached { entry: kept, protected: false },
+                    1 => PageState::Cached { entry: kept, protected: true },
+                    2 => {
+                        hot.insert(page);
+                        PageState::Resident { age: 1 + draw(2) as u8 }
+                    }
+                    _ => continue,
+                };
+                leaf.set(page, state);
+            }
+            assert!(hot.count() > 0);
+            let mut copies = (0..LEAF_PAGES)
+                .filter(|&page| matches!(leaf.state(page), PageState::Cached { .. }))
+                .count();
+            let mut from = PageNumber(0);
+            'hand: loop {
+                let part = range(from.0, LEAF_PAGES);
+                let batch = Batch::choose(&leaf, part, limit, false);
+                batch.age_protected(&mut leaf, |_| {
+                    copies -= 1;
+                    true
+                });
+                for page in batch.segments().flat_map(PageRange::iter) {
+                    let state = leaf.state(page.offset_in_leaf());
+                    if hot.contains(page.offset_in_leaf()) && state != PageState::Missing {
+                        break 'hand;
+                    }
+                    copies -= usize::from(matches!(state, PageState::Cached { .. }));
+                    leaf.set(page.offset_in_leaf(), PageState::Missing);
+                }
+                from = if batch.next.0 < LEAF_PAGES { batch.next } else { PageNumber(0) };
+            }
+            assert_eq!(copies, 0, "batches of {limit}");
+        }
+    }
+
     #[test]
     fn a_batch_ends_at_its_limits() {
         let table = Table::new();

@@ -45,6 +45,9 @@ pub struct Config {
     pub cold_codec: Option<CodecChoice>,
     /// Seconds after which what lies in the pool untouched goes to a swap device.
     pub writeback_after: Option<u32>,
+    /// Whether a page that comes back for a read may keep its compressed copy. Without only to measure what
+    /// that is worth.
+    pub swap_cache: bool,
     /// Seed of chaos mode: evict random pages after every mapping call. For tests.
     pub chaos: Option<u64>,
     /// The token of the group that it belongs to, which the coordinator gave to a nested run; 0 is the run itself.
@@ -110,6 +113,9 @@ impl fmt::Display for Config {
         if let Some(seconds) = self.writeback_after {
             write!(f, ";writeback-after={seconds}")?;
         }
+        if !self.swap_cache {
+            f.write_str(";swap-cache=off")?;
+        }
         if let Some(seed) = self.chaos {
             write!(f, ";chaos={seed}")?;
         }
@@ -136,6 +142,7 @@ impl Config {
             codec: CodecChoice::Lz4,
             cold_codec: None,
             writeback_after: None,
+            swap_cache: true,
             chaos: None,
             group: 0,
             socket: SocketName { bytes: [0; SOCKET_NAME_MAX], len: 0 },
@@ -160,6 +167,7 @@ impl Config {
             "codec" => self.codec = CodecChoice::parse(value)?,
             "cold" => self.cold_codec = Some(CodecChoice::parse(value)?),
             "writeback-after" => self.writeback_after = Some(value.parse().ok()?),
+            "swap-cache" => self.swap_cache = value != "off",
             "chaos" => self.chaos = Some(value.parse().ok()?),
             "group" => self.group = value.parse().ok()?,
             "socket" => self.socket = SocketName::new(value)?,
@@ -210,6 +218,7 @@ mod tests {
             codec: CodecChoice::Zstd(-1),
             cold_codec: Some(CodecChoice::Zstd(3)),
             writeback_after: Some(600),
+            swap_cache: false,
             chaos: Some(7),
             group: 3,
             socket: SocketName::new("vswap-1-2").unwrap(),

@@ -25,7 +25,7 @@ use crate::address::PageRange;
 use crate::arena::Arena;
 use crate::budget::Budget;
 use crate::config::Config;
-use crate::context::Contexts;
+use crate::context::{Context, Contexts};
 use crate::lock::{self, Closed, Gate, Passage, SpinGuard, SpinLock};
 use crate::mailbox::Mailbox;
 use crate::regions::{Attributes, Regions};
@@ -354,6 +354,16 @@ impl Engine {
         let done = work(&self.space);
         self.limit_pool();
         done
+    }
+
+    /// Moves objects of the pool closer together, up to so many bytes; gives how many bytes that freed. With a
+    /// passage through the gate.
+    pub fn compact_pool(&self, context: &mut Context, bytes_moved_max: usize) -> usize {
+        let started = task::thread_cpu_ns();
+        let freed =
+            self.with_room_in_pool(|space| space.compact(&mut context.worker, bytes_moved_max));
+        self.count(Counter::PoolCompactNs, task::thread_cpu_ns() - started);
+        freed
     }
 
     /// What the pool may grow to; claims that.

@@ -84,7 +84,7 @@ impl Engine {
             PageState::Missing | PageState::Swapped(_) => {
                 let reads = access == Access::Read;
                 let keep = Keep {
-                    pooled: reads && self.swap_cache.admits(),
+                    pooled: reads && self.keeps_copies() && self.swap_cache.admits(),
                     on_device: reads && SWAP_DEVICES.keeps_slots(),
                 };
                 let mut window = Window {

@@ -111,8 +111,7 @@ impl Pressure {
             return true;
         }
         let passage = engine.gate.pass();
-        let compacted =
-            engine.with_room_in_pool(|space| space.compact(&mut context.worker, COMPACTED_AT_ONCE));
+        let compacted = engine.compact_pool(context, COMPACTED_AT_ONCE);
         drop(passage);
         engine.update_engine_bytes();
         if compacted > 0 {

@@ -169,7 +169,7 @@ fn condense(engine: &Engine, context: &mut Context) {
     let passage = engine.gate.pass();
     let usage = engine.space.usage();
     if usage.pool_memory > SPARSE_MIN && usage.payload * 10 < usage.pool_memory * 9 {
-        engine.with_room_in_pool(|space| space.compact(&mut context.worker, CONDENSED_AT_ONCE));
+        engine.compact_pool(context, CONDENSED_AT_ONCE);
     }
     drop(passage);
     engine.update_engine_bytes();

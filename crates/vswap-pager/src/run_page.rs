@@ -103,6 +103,8 @@ counters! {
     StallNs => "stall_ns",
     /// Nanoseconds of CPU time spent reclaiming.
     ReclaimNs => "reclaim_ns",
+    /// Nanoseconds of CPU time spent moving objects of the pool closer together.
+    PoolCompactNs => "pool_compact_ns",
     /// Forks that the engine covered.
     Forks => "forks",
 }

@@ -112,6 +112,11 @@ impl Default for SwapCache {
 }
 
 impl Engine {
+    /// Whether pages of this run keep their copies at all.
+    pub fn keeps_copies(&self) -> bool {
+        self.config().is_none_or(|config| config.swap_cache)
+    }
+
     /// Forgets the copy of a page that is not resident any more, or was written, or is short of
     /// memory.
     pub fn forget_copy(&self, entry: SwapEntry) {

@@ -30,7 +30,7 @@ use self::members::News;
 use self::program::{Program, Supervisor};
 use self::signals::Signals;
 use self::swap::Devices;
-use crate::args::{Ram, RunArgs};
+use crate::args::{KeptCopies, Ram, RunArgs};
 use crate::cgroup::{self, Limit};
 use crate::control::{self, About, Control, PublishError, Subject};
 use crate::inherited::Inherited;
@@ -75,6 +75,7 @@ pub fn run(args: &RunArgs, mut inherited: Inherited) -> anyhow::Result<ExitCode>
         codec: args.codec,
         cold_codec: args.cold_codec,
         writeback_after: args.writeback_after,
+        swap_cache: args.swap_cache == KeptCopies::On,
         chaos: args.chaos,
         group: 0,
         socket: members.socket_name(),

@@ -28,7 +28,7 @@ use super::signals::{self, Signals};
 use super::swap::{Device, HandedOver};
 use super::totals::Totals;
 use super::{Outcome, SETTLE, exit_code};
-use crate::args::RunArgs;
+use crate::args::{KeptCopies, RunArgs};
 use crate::control::About;
 use crate::inherited::Inherited;
 use crate::refusal::{Refusal, say};
@@ -234,6 +234,7 @@ impl Outer {
             codec: args.codec,
             cold_codec: args.cold_codec,
             writeback_after: args.writeback_after,
+            swap_cache: args.swap_cache == KeptCopies::On,
             chaos: args.chaos,
             group,
             socket: self.config.socket,

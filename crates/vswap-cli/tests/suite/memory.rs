@@ -40,6 +40,10 @@ fn pages_that_leave_as_they_came_are_not_stored_again() {
                 assert!(paged.stats().counter(counter) > 0, "{counter} is 0");
             }
         }
+        // Without copies each page is stored again.
+        let paged = job.compare_with(&plain, &Vswap::ram("24M").option(["--swap-cache", "off"]));
+        assert_eq!(paged.stats().counter("swap_cache_clean"), 0);
+        assert_eq!(paged.stats().peak("swapcached_bytes"), 0);
     }
 }
 
