@@ -3,8 +3,8 @@
 //! A kernel row's RAM is its cgroup's charge plus the pool of compressed pages that the charge
 //! leaves out: all of zram's, and zswap's in cgroups of version 1. So its limit is lowered by what
 //! the pool takes. But a lower limit makes the pool larger, so the limit is found by unmeasured
-//! runs. A vswap row's RAM is all that is charged to its cgroup, and it starts with that much as
-//! its budget. Its unmeasured run also samples the anonymous memory of its processes: a row that
+//! runs. So is the budget of a vswap row that swaps to zram. Any other vswap row's RAM is all that is
+//! charged to its cgroup, and it starts with that much as its budget. Its unmeasured run also samples the anonymous memory of its processes: a row that
 //! breaks its budget is a failure, not a fast row.
 
 use anyhow::{Context as _, ensure};
@@ -40,8 +40,8 @@ pub fn calibrate(
     phases: &[Phase],
     ram: u64,
 ) -> anyhow::Result<Calibration> {
-    let kernel = row.is_kernel();
-    let mut limit = if kernel { first_guess(bench, row, ram) } else { ram };
+    let searched = row.is_kernel() || row.is_on_zram();
+    let mut limit = if searched { first_guess(bench, row, ram) } else { ram };
     let mut best: Option<Calibration> = None;
     for _ in 0..TRIES {
         let found = try_limit(bench, row, phases, limit)?;
@@ -53,12 +53,13 @@ pub fn calibrate(
         if peak <= ram && best.is_none_or(|best| best.limit < limit) {
             best = Some(found);
         }
-        // A kernel row gets all that it can use; a vswap row has said itself what it needs.
-        if peak <= ram && (!kernel || limit == ram || peak >= ram - ram / 50) {
+        // A row whose limit is searched for gets all that it can use; the others have said themselves what
+        // they need.
+        if peak <= ram && (!searched || limit == ram || peak >= ram - ram / 50) {
             break;
         }
         limit =
-            if kernel { next_limit(limit, peak, ram) } else { limit.saturating_sub(peak - ram) };
+            if searched { next_limit(limit, peak, ram) } else { limit.saturating_sub(peak - ram) };
         if limit < LEAST_LIMIT {
             break;
         }

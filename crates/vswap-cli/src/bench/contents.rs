@@ -135,6 +135,12 @@ impl Mix {
         }
     }
 
+    /// Whether so many bytes can be held in so much RAM, compressed. Pools do not keep all of a codec's ratio,
+    /// and a program needs room beside them.
+    pub fn fits(self, bytes: u64, ram: u64) -> bool {
+        bytes as f64 <= 0.95 * self.ratio() * ram as f64
+    }
+
     /// For the report.
     pub fn describe(self) -> String {
         let shares = self.shares().iter();

@@ -8,12 +8,15 @@
 
 mod calibrate;
 mod contents;
+mod figures;
+mod floor;
 mod html;
 mod kernel;
 mod moved;
 mod plan;
 mod report;
 mod rows;
+mod session;
 mod tree_cpu;
 mod tree_memory;
 mod workload;
@@ -32,6 +35,8 @@ use clap::{Subcommand, ValueEnum as _};
 
 use self::calibrate::{Calibration, calibrate};
 use self::contents::Mix;
+use self::figures::Part;
+use self::floor::Floor;
 use self::kernel::cgroup::{Hierarchy, Version};
 use self::kernel::{Journal, KernelError};
 use self::plan::Planned;
@@ -64,7 +69,9 @@ pub struct Args {
     /// they make system calls on their data
     #[arg(long, conflicts_with = "phases")]
     programs: bool,
-    /// Rows to run, by default all, without the swap file alone with --quick
+    #[command(flatten)]
+    figures: figures::Choice,
+    /// Rows to run, by default all but those of vswap on zram, and without the swap file alone with --quick
     #[arg(long, value_delimiter = ',', value_enum)]
     rows: Vec<Row>,
     /// Write the numbers of all rounds to a file, as JSON
@@ -180,8 +187,8 @@ fn compare(args: &Args) -> anyhow::Result<ExitCode> {
         let what = "none of sort, python3 and sqlite3 is installed";
         return Err(Refusal::usage(what, "install one, or leave out --programs").into());
     }
-    // Pools do not keep all of a codec's ratio, and a program needs room beside them.
-    if !args.swap && args.size.0 as f64 > 0.95 * args.contents.ratio() * args.ram.0 as f64 {
+    let needs_fit = !args.swap && args.figures.part().is_none_or(Part::is_in_ram);
+    if needs_fit && !args.contents.fits(args.size.0, args.ram.0) {
         let what = format!(
             "--size {} of {} does not fit into --ram {} compressed",
             args.size,
@@ -202,22 +209,57 @@ fn compare(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let program = std::env::current_exe()?;
     let journal = Journal::start(&program, &["bench", "guard"])?;
-    let measured = Comparison::new(args, program, &journal, Arc::clone(&stop)).run();
+    let measured = measure(args, program, &journal, &stop);
     journal.finish()?;
-    let Some(report) = measured else {
+    let Some(measured) = measured? else {
         let signal = stop.load(Ordering::Relaxed);
         eprintln!("vswap bench: stopped by signal {signal}; the machine is as it was");
         return Ok(ExitCode::from(128 + signal as u8));
     };
-    print!("{}", report.table());
+    print!("{}", measured.table);
     if let Some(mut json) = json {
-        serde_json::to_writer_pretty(&mut json, &report)?;
+        serde_json::to_writer_pretty(&mut json, &measured.json)?;
         json.write_all(b"\n")?;
     }
-    if let Some(mut file) = html {
-        file.write_all(html::render(&report).as_bytes())?;
+    if let (Some(mut file), Some(page)) = (html, measured.html) {
+        file.write_all(page.as_bytes())?;
     }
-    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if measured.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a bench puts out.
+struct Measured {
+    table: String,
+    json: serde_json::Value,
+    html: Option<String>,
+    /// Nothing failed.
+    complete: bool,
+}
+
+/// Everything that was measured, or `None` if a signal asked to stop.
+fn measure(
+    args: &Args,
+    program: PathBuf,
+    journal: &Journal,
+    stop: &Arc<AtomicUsize>,
+) -> anyhow::Result<Option<Measured>> {
+    let comparison = Comparison::new(args, program, journal, Arc::clone(stop));
+    if let Some(part) = args.figures.part() {
+        let conditions = comparison.conditions();
+        let Some(figures) = part.measure(&comparison.bench, journal, conditions) else {
+            return Ok(None);
+        };
+        let (table, json) = (figures.table(), serde_json::to_value(&figures)?);
+        let complete = figures.is_complete();
+        return Ok(Some(Measured { table, json, html: None, complete }));
+    }
+    let Some(report) = comparison.run() else { return Ok(None) };
+    Ok(Some(Measured {
+        table: report.table(),
+        json: serde_json::to_value(&report)?,
+        html: args.html.is_some().then(|| html::render(&report)),
+        complete: report.failed.is_empty(),
+    }))
 }
 
 fn create_file(option: &str, path: &Path) -> Result<File, Refusal> {
@@ -266,7 +308,11 @@ impl<'a> Comparison<'a> {
     fn run(mut self) -> Option<Report> {
         let args = self.args;
         let wanted = |row: &&Row| match args.rows.as_slice() {
-            [] => !(args.quick && row.is_slow() || args.programs && **row == Row::Inline),
+            [] => {
+                let is_left_out =
+                    args.quick && row.is_slow() || args.programs && **row == Row::Inline;
+                !is_left_out && !row.is_on_zram()
+            }
             rows => rows.contains(row),
         };
         let mut rows = Vec::new();
@@ -291,12 +337,15 @@ impl<'a> Comparison<'a> {
             }
         }
         let conditions = self.conditions();
+        // The workload's pages have no part in whole programs.
+        let floor = if args.programs { None } else { Floor::measure(args.contents) };
         let Self { runs, calibrations, skipped, failed, .. } = self;
-        Some(Report::new(conditions, &runs, &calibrations, skipped, failed))
+        let report = Report::new(conditions, &runs, &calibrations, skipped, failed);
+        Some(report.with_floor(&runs, floor))
     }
 
     fn stopped(&self) -> bool {
-        self.bench.stop.load(Ordering::Relaxed) != 0
+        self.bench.is_stopped()
     }
 
     /// Finds the row's limit; false if the row cannot be run.

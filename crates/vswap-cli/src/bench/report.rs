@@ -4,11 +4,15 @@
 //! two settings of its read-ahead; each of its cells shows the better one. The ratio says how many
 //! times faster a cell is than the best kernel row's in the same column.
 
+mod floors;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use self::floors::{RowFloor, row_floors};
 use super::calibrate::Calibration;
+use super::floor::Floor;
 use super::kernel::cgroup::CpuTime;
 use super::rows::{Measurement, Row};
 use super::workload::{Latencies, Phase};
@@ -74,8 +78,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` if there are no rounds.
-    fn of(rounds: Vec<f64>) -> Option<Self> {
+    /// Sums up rounds; `None` if there are none.
+    pub fn of(rounds: Vec<f64>) -> Option<Self> {
         let mut sorted = rounds.clone();
         sorted.sort_by(f64::total_cmp);
         let (&min, &max) = (sorted.first()?, sorted.last()?);
@@ -235,6 +239,10 @@ pub struct Report {
     pub memory: Vec<RowMemory>,
     /// What the rows took of the CPUs.
     pub cpu: Vec<RowCpu>,
+    /// What moving a page costs at the least, if it was measured.
+    pub floor: Option<Floor>,
+    /// The rows beside that.
+    pub floors: Vec<RowFloor>,
     /// Rows that this machine or user cannot have.
     pub skipped: Vec<Absence>,
     /// Rows that failed.
@@ -276,7 +284,17 @@ impl Report {
             .map(|&(threads, row)| memory(runs, calibrations, row, threads))
             .collect();
         let cpu = settings.iter().flat_map(|&(threads, row)| cpu(runs, row, threads)).collect();
-        Self { conditions, cells, memory, cpu, skipped, failed }
+        let (floor, floors) = (None, Vec::new());
+        Self { conditions, cells, memory, cpu, floor, floors, skipped, failed }
+    }
+
+    /// The same beside the physical floor.
+    pub fn with_floor(mut self, runs: &[Run], floor: Option<Floor>) -> Self {
+        let rows = self.memory.iter().map(|memory| (memory.row, memory.threads));
+        let of_row = |(row, threads)| row_floors(runs, floor.as_ref(), row, threads);
+        self.floors = rows.flat_map(of_row).collect();
+        self.floor = floor;
+        self
     }
 
     /// The tables, one for each number of threads.
@@ -310,6 +328,7 @@ impl Report {
             self.write_block(text, threads, phases, block == 0);
         }
         self.write_cpu(text, threads);
+        self.write_floors(text, threads);
         for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
             let foreign = memory.foreign_swap >> 20;
             if foreign > 0 {

@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::contents::Mix;
 use super::kernel::cgroup::{CpuTime, Hierarchy, MemoryGroup, Version};
 use super::kernel::swap_file::{Priority, SwapFile};
-use super::kernel::zram::ZramSwap;
+use super::kernel::zram::{ZramDevice, ZramSwap};
 use super::kernel::zswap::{self, PoolLimit, ZswapSwap};
 use super::kernel::{Change, Journal, KernelError, set_page_cluster, swap_file};
 use super::moved::Moved;
@@ -37,6 +37,9 @@ const SAMPLES_PER_CPU_SAMPLE: u64 = 5;
 
 /// What a swap area is made larger than twice the data.
 const SPARE_AREA: u64 = 512 << 20;
+
+/// Extents that are in use in part.
+const SPARE_DEVICE: u64 = 32 << 20;
 
 /// A peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -56,6 +59,10 @@ pub enum Row {
     Handoff,
     /// `vswap run --engine inline`.
     Inline,
+    /// `vswap run --engine handoff` without a pool, with a zram device to swap to.
+    HandoffZram,
+    /// `vswap run --engine inline` without a pool, with a zram device to swap to.
+    InlineZram,
 }
 
 /// What a row needs of the machine.
@@ -66,6 +73,8 @@ enum Peer {
     Zswap(&'static str),
     SwapFile,
     Vswap(&'static str),
+    /// An engine, and zram's compressor.
+    VswapOnZram(&'static str, &'static str),
 }
 
 impl Row {
@@ -78,12 +87,27 @@ impl Row {
             Self::SwapFile => Peer::SwapFile,
             Self::Handoff => Peer::Vswap("handoff"),
             Self::Inline => Peer::Vswap("inline"),
+            Self::HandoffZram => Peer::VswapOnZram("handoff", "lz4"),
+            Self::InlineZram => Peer::VswapOnZram("inline", "lz4"),
         }
     }
 
     /// True for the rows that the others are compared with.
     pub const fn is_kernel(self) -> bool {
         matches!(self.peer(), Peer::Zram(_) | Peer::Zswap(_) | Peer::SwapFile)
+    }
+
+    /// True for the rows of vswap that swap to zram.
+    pub const fn is_on_zram(self) -> bool {
+        matches!(self.peer(), Peer::VswapOnZram(..))
+    }
+
+    /// Of a vswap row.
+    pub const fn engine(self) -> Option<&'static str> {
+        match self.peer() {
+            Peer::Vswap(engine) | Peer::VswapOnZram(engine, _) => Some(engine),
+            _ => None,
+        }
     }
 
     /// Rows that a disk makes too slow for a first look.
@@ -99,6 +123,7 @@ impl Row {
             Peer::Zswap(codec) => format!("kernel zswap {codec}"),
             Peer::SwapFile => "kernel swap file".into(),
             Peer::Vswap(engine) => format!("vswap {engine}"),
+            Peer::VswapOnZram(engine, codec) => format!("{engine} on zram {codec}"),
         }
     }
 }
@@ -131,6 +156,8 @@ pub struct Measurement {
     pub cpu: CpuTime,
     /// Pages that the peer moved out of memory and into it, by its own counters.
     pub moved_pages: Option<u64>,
+    /// Those of them that went out.
+    pub pages_out: Option<u64>,
     /// Most RAM taken, all told, if it could be seen.
     pub peak: Option<u64>,
     /// The largest pool of compressed pages that the cgroup's charge did not include.
@@ -166,19 +193,25 @@ pub struct Bench<'j> {
 }
 
 /// The kernel swap of a row, while it is in use.
-enum Swap<'j> {
+pub enum Swap<'j> {
     None,
     // The file's pages come back, or go to the device, before that goes.
     Zram(Option<SwapFile<'j>>, ZramSwap<'j>),
     Zswap(ZswapSwap<'j>, Version),
+    /// The kernel does not know of it; vswap swaps there.
+    Device(ZramDevice<'j>),
     // A zswap that is on would stand before the file.
-    File { file: SwapFile<'j>, _zswap_off: Option<Change<'j>> },
+    File {
+        file: SwapFile<'j>,
+        _zswap_off: Option<Change<'j>>,
+    },
 }
 
 impl Swap<'_> {
-    fn areas(&self) -> Vec<&Path> {
+    /// As /proc/swaps names them.
+    pub fn areas(&self) -> Vec<&Path> {
         match self {
-            Self::None => vec![],
+            Self::None | Self::Device(_) => vec![],
             Self::Zram(file, zram) => {
                 file.iter().map(SwapFile::path).chain([zram.area()]).collect()
             }
@@ -193,6 +226,7 @@ impl Swap<'_> {
         match self {
             Self::None | Self::File { .. } | Self::Zswap(_, Version::V2) => Ok(0),
             Self::Zram(_, zram) => zram.pool_bytes(),
+            Self::Device(zram) => zram.pool_bytes(),
             Self::Zswap(_, Version::V1) => zswap::pool_bytes(),
         }
     }
@@ -222,10 +256,10 @@ impl<'j> Bench<'j> {
         let moved = match setting.row.peer() {
             Peer::Nothing => Moved::Nobody,
             Peer::Zram(_) | Peer::Zswap(_) | Peer::SwapFile => Moved::by_kernel(),
-            Peer::Vswap(_) => Moved::by_vswap()?,
+            Peer::Vswap(_) | Peer::VswapOnZram(..) => Moved::by_vswap()?,
         };
         let run = Running {
-            child: self.spawn(setting, group.as_ref(), moved.stats_path().as_deref())?,
+            child: self.spawn(setting, &swap, group.as_ref(), moved.stats_path().as_deref())?,
             deadline: Instant::now() + self.time_limit(setting),
         };
         let mut watch =
@@ -239,16 +273,23 @@ impl<'j> Bench<'j> {
             Some(group) => Some(group.peak().unwrap_or(seen.total)),
             None => seen.pss,
         };
+        let (moved_pages, pages_out) = moved.pages().unzip();
         Ok(Measurement {
             phases: output.phases,
             accesses: output.accesses,
             cpu: cpu.unwrap_or_else(|| seen.cpu.total()),
-            moved_pages: moved.pages(),
+            moved_pages,
+            pages_out,
             peak,
             uncharged_pool: seen.uncharged_pool,
             peak_pss: seen.pss,
             foreign_swap: seen.foreign_swap,
         })
+    }
+
+    /// Whether a signal asked to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) != 0
     }
 
     /// Some 80 µs for each page in each pass, ten times what a slow peer takes, and as much again where
@@ -263,7 +304,11 @@ impl<'j> Bench<'j> {
         Duration::from_secs(30) + Duration::from_millis((self.bytes >> 20) * 20 * passes * slowness)
     }
 
-    fn swap(&self, row: Row) -> Result<Swap<'j>, KernelError> {
+    /// Sets up the kernel's swap for a row.
+    ///
+    /// # Errors
+    /// [`KernelError`] if this machine or user cannot have it.
+    pub fn swap(&self, row: Row) -> Result<Swap<'j>, KernelError> {
         let (journal, version) = match (&self.kernel, row.peer()) {
             (_, Peer::Nothing | Peer::Vswap(_)) => return Ok(Swap::None),
             (None, _) => return Err(KernelError::Missing("right to configure swap".into())),
@@ -292,6 +337,12 @@ impl<'j> Bench<'j> {
                 let zswap_off = zswap::off(journal)?;
                 Ok(Swap::File { file: file(Priority::First)?, _zswap_off: zswap_off })
             }
+            Peer::VswapOnZram(_, codec) => {
+                // A page as it is takes two blocks, for its check. With more room, slots of pages that are
+                // back would be kept, as zram itself does not, and all of the data be there twice.
+                let area = 2 * self.bytes + SPARE_DEVICE;
+                Ok(Swap::Device(ZramDevice::add(journal, codec, area)?))
+            }
             Peer::Nothing | Peer::Vswap(_) => Ok(Swap::None),
         }
     }
@@ -301,6 +352,7 @@ impl<'j> Bench<'j> {
     fn spawn(
         &self,
         setting: &Setting,
+        swap: &Swap<'_>,
         group: Option<&MemoryGroup<'_>>,
         stats: Option<&str>,
     ) -> anyhow::Result<Child> {
@@ -308,12 +360,20 @@ impl<'j> Bench<'j> {
         if let Some(group) = group {
             command.args(["bench", "enter"]).args(group.procs()).arg("--").arg(&self.program);
         }
-        if let Peer::Vswap(engine) = setting.row.peer() {
+        if let Some(engine) = setting.row.engine() {
             let ram = setting.limit.to_string();
             command.args(["run", "--ram", &ram, "--engine", engine]);
             command.args(stats.into_iter().flat_map(|path| ["--stats", path]));
-            if self.swap_file {
-                command.arg("--swap").arg(&self.swap_dir);
+            match swap {
+                // zram is the codec, and nobody else reads that device.
+                Swap::Device(zram) => {
+                    command.args(["--zswap-max", "0", "--codec", "none", "--no-encrypt"]);
+                    command.arg("--swap").arg(zram.node());
+                }
+                _ if self.swap_file => {
+                    command.arg("--swap").arg(&self.swap_dir);
+                }
+                _ => {}
             }
             command.arg("--").arg(&self.program);
         }
@@ -418,7 +478,7 @@ impl Watch<'_> {
     fn own_pool(&mut self, group: &MemoryGroup<'_>) -> Result<u64, KernelError> {
         let areas = self.swap.areas();
         if areas.is_empty() {
-            return Ok(0);
+            return self.swap.uncharged_pool();
         }
         let mut used = 0;
         for area in areas {

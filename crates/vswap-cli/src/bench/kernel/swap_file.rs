@@ -70,6 +70,52 @@ impl<'j> SwapFile<'j> {
     }
 }
 
+/// A file for a swap area that is not the kernel's, removed when dropped.
+pub struct AreaFile<'j> {
+    /// The file, for direct input and output.
+    pub file: File,
+    path: PathBuf,
+    _file: Change<'j>,
+}
+
+impl<'j> AreaFile<'j> {
+    /// Creates it with room for so many bytes.
+    ///
+    /// # Errors
+    /// [`KernelError`] if the directory's file system is full or has no direct I/O.
+    pub fn create(journal: &'j Journal, dir: &Path, bytes: u64) -> Result<Self, KernelError> {
+        let path = dir.join(format!("vswap-bench-{}.area", std::process::id()));
+        let undo = journal.record(Undo::SwapFile(path.clone()))?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_DIRECT)
+            .open(&path)
+            .context("creating", &path)?;
+        fallocate(&file, FallocateFlags::empty(), 0, bytes).context("allocating", &path)?;
+        Ok(Self { file, path, _file: undo })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes an empty swap area of it.
+    ///
+    /// # Errors
+    /// [`KernelError`] if it cannot be written.
+    pub fn format(&self) -> Result<(), KernelError> {
+        let file = File::options().write(true).open(&self.path).context("opening", &self.path)?;
+        let len = file.metadata().context("looking at", &self.path)?.len();
+        write_header(&file, len).context("writing", &self.path)?;
+        // Or it would be written back over what direct writes have put there.
+        file.sync_all().context("writing", &self.path)
+    }
+}
+
 /// Makes a file or device of this size a swap area, as mkswap does (the kernel's
 /// `union swap_header`, version 1).
 pub fn write_header(file: &File, bytes: u64) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Swap on a zram device of our own.
+//! A zram device of our own: the kernel's swap, or a swap device for vswap.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,19 @@ use super::{Change, Context as _, Journal, KernelError, Undo, read, write, zswap
 
 const CONTROL: &str = "/sys/class/zram-control";
 
-/// A zram device in use as swap, removed when dropped.
-pub struct ZramSwap<'j> {
+/// A zram device with the header of a swap area, removed when dropped.
+pub struct ZramDevice<'j> {
     sysfs: PathBuf,
     node: PathBuf,
-    _on: Change<'j>,
     _device: Change<'j>,
-    // A zswap that is on would stand before the device, and compress everything first.
-    _zswap_off: Option<Change<'j>>,
 }
 
-impl<'j> ZramSwap<'j> {
-    /// Adds a device with this compressor and turns it on as swap.
+impl<'j> ZramDevice<'j> {
+    /// Adds a device with this compressor.
     ///
     /// # Errors
     /// [`KernelError`] if the kernel has no zram or not this compressor, or refuses.
-    pub fn on(journal: &'j Journal, compressor: &str, bytes: u64) -> Result<Self, KernelError> {
-        let zswap_off = zswap::off(journal)?;
+    pub fn add(journal: &'j Journal, compressor: &str, bytes: u64) -> Result<Self, KernelError> {
         let hot_add = Path::new(CONTROL).join("hot_add");
         if !hot_add.exists() {
             return Err(KernelError::Missing("zram".into()));
@@ -48,18 +44,11 @@ impl<'j> ZramSwap<'j> {
         let file = File::options().write(true).open(&node).context("opening", &node)?;
         write_header(&file, bytes).context("writing", &node)?;
         file.sync_all().context("writing", &node)?;
-        drop(file);
-        Ok(Self {
-            _on: swap_on(journal, &node, Priority::First)?,
-            _device: undo,
-            sysfs: device,
-            node,
-            _zswap_off: zswap_off,
-        })
+        Ok(Self { _device: undo, sysfs: device, node })
     }
 
-    /// The device, as /proc/swaps names it.
-    pub fn area(&self) -> &Path {
+    /// Where it is.
+    pub fn node(&self) -> &Path {
         &self.node
     }
 
@@ -71,6 +60,40 @@ impl<'j> ZramSwap<'j> {
         let path = self.sysfs.join("mm_stat");
         let text = read(&path)?;
         mem_used_total(&text).ok_or(KernelError::Malformed { path, text })
+    }
+}
+
+/// A zram device in use as the kernel's swap, removed when dropped.
+pub struct ZramSwap<'j> {
+    _on: Change<'j>,
+    device: ZramDevice<'j>,
+    // A zswap that is on would stand before the device, and compress everything first.
+    _zswap_off: Option<Change<'j>>,
+}
+
+impl<'j> ZramSwap<'j> {
+    /// Adds a device with this compressor and turns it on as swap.
+    ///
+    /// # Errors
+    /// Those of [`ZramDevice::add`]; or the kernel does not swap to it.
+    pub fn on(journal: &'j Journal, compressor: &str, bytes: u64) -> Result<Self, KernelError> {
+        let zswap_off = zswap::off(journal)?;
+        let device = ZramDevice::add(journal, compressor, bytes)?;
+        let on = swap_on(journal, device.node(), Priority::First)?;
+        Ok(Self { _on: on, device, _zswap_off: zswap_off })
+    }
+
+    /// The device, as /proc/swaps names it.
+    pub fn area(&self) -> &Path {
+        self.device.node()
+    }
+
+    /// As [`ZramDevice::pool_bytes`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn pool_bytes(&self) -> Result<u64, KernelError> {
+        self.device.pool_bytes()
     }
 }
 

@@ -50,9 +50,14 @@ impl Latencies {
         }
     }
 
+    /// How many were counted.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|&count| u64::from(count)).sum()
+    }
+
     /// For each time in which some access ended the share of those that took no longer.
     pub fn distribution(&self) -> Vec<(u64, f64)> {
-        let total: u64 = self.0.iter().map(|&count| u64::from(count)).sum();
+        let total = self.count();
         let mut below = 0;
         let counted = self.0.iter().enumerate().filter(|(_, count)| **count > 0);
         counted

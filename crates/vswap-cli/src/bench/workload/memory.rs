@@ -37,6 +37,28 @@ impl Memory {
             _ => Err(io::Error::last_os_error()),
         }
     }
+
+    /// Whether a page is in memory, as the kernel sees it.
+    pub fn is_resident(&self, page: usize) -> bool {
+        let mut resident = 0u8;
+        let start = (&raw const self[page]).cast_mut().cast();
+        // SAFETY: mincore reads no memory, and writes one byte for the one page asked about.
+        let result = unsafe { libc::mincore(start, PAGE_BYTES, &raw mut resident) };
+        result == 0 && resident & 1 != 0
+    }
+
+    /// The same memory as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: a page has no padding, any byte is valid, and they are borrowed with `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.pages * PAGE_BYTES) }
+    }
+
+    /// The same memory as bytes.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        let bytes = self.pages * PAGE_BYTES;
+        // SAFETY: as above, any bytes are valid words, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), bytes) }
+    }
 }
 
 impl Deref for Memory {
@@ -68,6 +90,14 @@ impl Drop for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_touched_pages_are_resident() {
+        let mut memory = Memory::map(3).unwrap();
+        memory.as_bytes_mut()[PAGE_BYTES + 8] = 7;
+        assert_eq!([0, 1, 2].map(|page| memory.is_resident(page)), [false, true, false]);
+        assert_eq!((memory[1][1], memory.as_bytes()[PAGE_BYTES + 8]), (7, 7));
+    }
 
     #[test]
     fn memory_reads_as_zeros_keeps_what_is_written_and_goes_when_dropped() {

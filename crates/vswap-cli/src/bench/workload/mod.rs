@@ -14,6 +14,7 @@ mod memory;
 mod part;
 mod phase;
 mod programs;
+pub mod stepped;
 mod zipf;
 
 use std::os::fd::AsFd;
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 pub use self::forked::FORKS;
 pub use self::latency::Latencies;
-use self::memory::Memory;
+pub use self::memory::Memory;
 use self::part::{Part, Plan, Timed};
 pub use self::phase::Phase;
 pub use self::programs::name as program_name;
@@ -49,6 +50,9 @@ pub struct Args {
     /// Phases to run; the fill always runs first.
     #[arg(long, value_delimiter = ',', default_values_t = Phase::BASIC, value_enum)]
     phases: Vec<Phase>,
+    /// Do one thing after the other as asked for on standard input, with one thread.
+    #[arg(long)]
+    stepped: bool,
 }
 
 /// What one phase took.
@@ -93,6 +97,9 @@ pub enum WorkError {
 /// # Errors
 /// Memory that cannot be had, or a page that held the wrong bytes.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    if args.stepped {
+        return stepped::run(args);
+    }
     ensure!(args.threads > 0, "at least one thread is needed");
     let pages = args.bytes / PAGE_BYTES / args.threads;
     ensure!(pages > 0, "fewer than one page per thread");
@@ -133,7 +140,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Prints from a buffer on the stack, which no engine swaps out.
-fn print(output: &Output) -> anyhow::Result<()> {
+fn print(output: &impl Serialize) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(output)?;
     line.push(b'\n');
     let stdout = std::io::stdout();

@@ -16,6 +16,9 @@ use super::{Phase, WorkError, programs};
 /// eight add 6 ns to the mean, and are enough for a p99.9.
 const ACCESSES_PER_SAMPLE: usize = 8;
 
+/// Random pages looked at for each that is to be read, at most: most of them are in memory then.
+const LOOKS_PER_READ: usize = 64;
+
 /// What all threads share.
 pub struct Plan {
     /// What the pages hold.
@@ -91,10 +94,12 @@ pub struct Part {
     first: u64,
     /// Of the running phase.
     latencies: Option<Latencies>,
+    /// Chooses pages that are not in memory, others each time.
+    missing: Random,
 }
 
 /// A phase with what it needs, made before its time starts.
-enum Work {
+pub enum Work {
     Fill,
     OrderedRead,
     RandomRead,
@@ -113,7 +118,8 @@ impl Part {
     pub fn new(memory: Memory, thread: usize) -> Self {
         let pages = memory.len();
         let (generations, first) = (vec![0; pages], (thread * pages) as u64);
-        Self { memory, generations, thread, first, latencies: None }
+        let missing = Random::new(0x5EED_0008 ^ first);
+        Self { memory, generations, thread, first, latencies: None, missing }
     }
 
     /// Runs the phases in step with the other threads, then checks every byte, unmeasured.
@@ -141,6 +147,41 @@ impl Part {
             });
         }
         result.and_then(|()| Ok(self.check_all(plan)?)).map(|()| times)
+    }
+
+    /// Runs one phase by itself; gives what it leaves behind, too.
+    ///
+    /// # Errors
+    /// Wrong bytes, or no child or program could be had.
+    pub fn step(&mut self, plan: &Plan, phase: Phase) -> Result<(Timed, Work), WorkError> {
+        let mut work = self.prepare(plan, phase)?;
+        let start = Instant::now();
+        self.perform(plan, &mut work)?;
+        let timed = Timed { phase, time: start.elapsed(), latencies: self.latencies.take() };
+        Ok((timed, work))
+    }
+
+    /// Reads as many random pages as a random phase does, of those alone that are not in memory.
+    ///
+    /// # Errors
+    /// Wrong bytes.
+    pub fn read_missing(&mut self, plan: &Plan) -> Result<Timed, WorkError> {
+        let (mut latencies, mut time) = (Latencies::default(), Duration::ZERO);
+        for _ in 0..plan.accesses * LOOKS_PER_READ {
+            let page = self.missing.below(self.memory.len());
+            if self.memory.is_resident(page) {
+                continue;
+            }
+            let start = Instant::now();
+            self.read(plan, page, 0)?;
+            let elapsed = start.elapsed();
+            time += elapsed;
+            latencies.record(elapsed.as_nanos() as u64);
+            if latencies.count() == plan.accesses as u64 {
+                break;
+            }
+        }
+        Ok(Timed { phase: Phase::RandomRead, time, latencies: Some(latencies) })
     }
 
     fn prepare(&mut self, plan: &Plan, phase: Phase) -> Result<Work, WorkError> {
@@ -259,7 +300,11 @@ impl Part {
         Ok(())
     }
 
-    fn check_all(&self, plan: &Plan) -> Result<(), WrongBytes> {
+    /// Checks every byte of what is left of the memory.
+    ///
+    /// # Errors
+    /// The first wrong one.
+    pub fn check_all(&self, plan: &Plan) -> Result<(), WrongBytes> {
         let pages = self.memory.iter().zip(&self.generations).zip(self.first..);
         pages.into_iter().try_for_each(|((page, generation), number)| {
             plan.contents.check(page, number, *generation)
@@ -297,6 +342,16 @@ mod tests {
         let sampled = times.iter().filter(|timed| timed.latencies.is_some());
         let random = Phase::PATTERNS.into_iter().filter(|phase| phase.is_random());
         assert!(sampled.map(|timed| timed.phase).eq(random));
+    }
+
+    #[test]
+    fn only_pages_that_are_out_are_read_as_missing() {
+        let mut part = part(16, 0);
+        run(&mut part, &plan(), Phase::Fill).unwrap();
+        let read = part.read_missing(&plan()).unwrap();
+        assert_eq!(read.latencies.unwrap().count(), 0, "all are in memory");
+        drop(std::mem::replace(&mut part.memory, Memory::map(16).unwrap()));
+        part.read_missing(&plan()).unwrap_err();
     }
 
     #[test]
