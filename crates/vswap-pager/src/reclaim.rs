@@ -282,6 +282,7 @@ impl Engine {
     fn move_segment(&self, span: PageRange, tray: u8, stuck: &mut Bitmap, side: Side) {
         let mut from = span.start;
         let mut retries = 0;
+        let mut made_private = None;
         let mut pages_at_once = span.pages();
         while from < span.end {
             let pages = pages_at_once.min(span.end.0 - from.0);
@@ -312,12 +313,16 @@ impl Engine {
                 retries += 1;
                 continue;
             }
+            if error == Errno::EBUSY && from < span.end && made_private != Some(from) {
+                // Its own copy leaves at once: a sweep that only made copies would take as much
+                // memory again as is shared before it freed any.
+                make_private(from);
+                made_private = Some(from);
+                continue;
+            }
             if from < span.end {
                 self.count(Counter::MoveBusy, 1);
                 stuck.insert(from.offset_in_leaf());
-                if error == Errno::EBUSY {
-                    make_private(from);
-                }
             }
             retries = 0;
             from = PageNumber(from.0 + 1);

@@ -3,9 +3,9 @@
  *
  * HOW is `touch` (one big mapping), `threads` (four threads, a mapping each), `populate`
  * (MAP_POPULATE, several times), `huge` (huge pages), `malloc`, `small` (mappings of 64 KiB),
- * `processes` (four children), `inherited` (a child fills what its parent mapped) or `traps` (mappings
- * of 1 MiB made past libc, but for one call). Everything stays allocated, is verified, and is then
- * freed.
+ * `processes` (four children), `inherited` (a child fills what its parent mapped), `shared` (a child reads
+ * what its parent filled, and both keep it) or `traps` (mappings of 1 MiB made past libc, but for one
+ * call). Everything stays allocated, is verified, and is then freed.
  */
 #include "mapping_calls.h"
 
@@ -141,6 +141,21 @@ static uint64_t inherited(void)
 	return check_page(data, 0, "left alone");
 }
 
+static uint64_t shared(void)
+{
+	int status;
+	char *data = map(pages);
+	fill_range(data, pages, 1);
+	pid_t child = fork();
+	REQUIRE(child >= 0);
+	if (child == 0) {
+		check_range(data, 0, pages, 1, "shared, in the child");
+		_exit(0);
+	}
+	REQUIRE(waitpid(child, &status, 0) == child && status == 0);
+	return check_range(data, 0, pages, 1, "shared");
+}
+
 /* Mappings of 1 MiB, each filled as soon as it is there, with a pause of a millisecond behind it: whoever
  * looks for them has to get a CPU, on a busy machine too. After an eighth of them comes the only call that
  * vswap can see. */
@@ -183,6 +198,8 @@ int main(int argc, char **argv)
 		sum = touch_huge();
 	else if (strcmp(how, "inherited") == 0)
 		sum = inherited();
+	else if (strcmp(how, "shared") == 0)
+		sum = shared();
 	else if (strcmp(how, "malloc") == 0)
 		sum = allocate();
 	else if (strcmp(how, "small") == 0)

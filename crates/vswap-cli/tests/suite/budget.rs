@@ -83,6 +83,13 @@ fn it_holds_for_inherited_mappings() {
     holds(&Job::c("rush", &["inherited", "512"]), &Vswap::ram("256M"), 256 << 20);
 }
 
+/// What both sides of a fork have in memory is one copy, until it is evicted: each page leaves
+/// before the next is copied. D 192 MiB, r about 13, B 256 MiB.
+#[test]
+fn it_holds_while_what_a_fork_shares_is_evicted() {
+    holds(&Job::c("rush", &["shared", "192"]), &Vswap::ram("256M"), 256 << 20);
+}
+
 /// Memory that malloc gets by brk and mmap inside libc, where no symbol can be interposed.
 #[test]
 fn it_holds_while_malloc_is_rushed() {
