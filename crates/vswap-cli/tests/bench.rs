@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -22,6 +23,12 @@ struct Machine {
     groups: Vec<PathBuf>,
     swap_files: Vec<PathBuf>,
 }
+
+/// How long a short bench may take, with others before it.
+const BENCH_TIMEOUT: Duration = Duration::from_secs(400);
+
+/// Held by each test, or those that wait for the lock of a bench would wait for all others.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 impl Machine {
     fn look(swap_dir: &Path) -> Self {
@@ -122,6 +129,7 @@ fn interrupt(row: &str, signal: Signal) -> Option<ExitStatus> {
         eprintln!("SKIPPED: only root may configure swap");
         return None;
     }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let swap_dir = SwapDir::new(&format!("{row}-{}", signal.as_raw()));
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -181,34 +189,105 @@ fn the_guard_removes_the_zram_device_of_a_killed_bench() {
     interrupt("zram-lz4", Signal::KILL);
 }
 
-/// Runs a whole bench, which is a short one; its numbers.
-fn complete(name: &str, arguments: &[&str]) -> serde_json::Value {
+/// Runs a bench to its end, and checks that the machine is as before; `None` if it was refused for want
+/// of a right.
+fn finish(name: &str, arguments: &[&str]) -> Option<Finished> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let swap_dir = SwapDir::new(name);
-    let json = swap_dir.0.with_extension("json");
-    let deadline = Instant::now() + 3 * TIMEOUT;
+    let json = std::env::temp_dir().join(format!("vswap-{name}-{}.json", std::process::id()));
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        let output = Command::new(env!("CARGO_BIN_EXE_vswap"))
-            .args(["bench", "--rounds", "1", "--json"])
+        let lock = take_lock();
+        let before = Machine::look(&swap_dir.0);
+        drop(lock);
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_vswap"))
+            .args(["bench", "--json"])
             .arg(&json)
             .arg("--swap-dir")
             .arg(&swap_dir.0)
             .args(arguments)
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
+        let end = Instant::now() + BENCH_TIMEOUT;
+        while bench.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                let _ = bench.kill();
+                panic!("not within {BENCH_TIMEOUT:?}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = bench.wait_with_output().unwrap();
+        let [table, said] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
         if said.contains("another vswap bench") && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(500));
             continue;
         }
-        let text = fs::read(&json).unwrap_or_default();
+        if said.contains("--cpus: ") {
+            eprintln!("SKIPPED: {said}");
+            return None;
+        }
+        let text = fs::read_to_string(&json).unwrap_or_default();
         let _ = fs::remove_file(&json);
-        assert!(output.status.success(), "{said}");
-        assert!(entries(&swap_dir.0).is_empty(), "left behind: {:?}", entries(&swap_dir.0));
+        assert!(output.status.success(), "{table}{said}");
         if said.contains("SKIPPED") {
             eprintln!("{said}");
         }
-        return serde_json::from_slice(&text).unwrap();
+        assert_eq!(entries(&swap_dir.0), [] as [PathBuf; 0], "left in the directory");
+        let _lock = take_lock();
+        assert_eq!(Machine::look(&swap_dir.0).groups, before.groups);
+        return Some(Finished { table, json: serde_json::from_str(&text).unwrap() });
     }
+}
+
+struct Finished {
+    table: String,
+    json: serde_json::Value,
+}
+
+const SMALL: [&str; 8] =
+    ["--size", "48M", "--ram", "32M", "--threads", "1", "--rows", "plain,handoff"];
+
+#[test]
+fn a_bench_says_what_each_round_gave_under_a_quota() {
+    let arguments = [&SMALL[..], &["--rounds", "2", "--phases", "random-read", "--cpus", "1.5"]];
+    let Some(Finished { table, json }) = finish("quota", &arguments.concat()) else { return };
+    assert!(table.contains(", 1.5 CPUs;") && table.contains("real, user, sys"), "{table}");
+    assert_eq!(json["conditions"]["cpus"], 1.5);
+    let cells = json["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 4, "{json}");
+    assert!(cells.iter().all(|cell| cell["ns"]["rounds"].as_array().unwrap().len() == 2));
+}
+
+#[test]
+fn whole_programs_run_and_a_servers_requests_are_timed() {
+    let arguments = [&SMALL[..], &["--rounds", "1", "--programs"]].concat();
+    let Some(Finished { table, json }) = finish("programs", &arguments) else { return };
+    let cells = json["cells"].as_array().unwrap();
+    let missing = json["conditions"]["missing_programs"].as_array().unwrap();
+    assert_eq!(cells.len(), 2 * (5 - missing.len()), "{table}");
+    for cell in cells {
+        assert_eq!(cell["latency"].is_object(), cell["phase"] == "redis", "{cell}");
+    }
+    for absent in missing {
+        assert!(table.contains("is not installed"), "{absent}");
+    }
+}
+
+#[test]
+fn scaling_is_shown_against_the_first_column() {
+    let arguments = ["--scaling", "--quick", "--rows", "inline"];
+    let Some(Finished { table, json }) = finish("scaling", &arguments) else { return };
+    assert_eq!(table.matches("(1.00×)").count(), 6, "two series of three phases: {table}");
+    // 64 MiB with 1, 2, 4 and 8 threads, 256 MiB with one.
+    assert_eq!(json["cells"].as_array().unwrap().len(), 3 * 5);
+}
+
+/// Runs a whole bench of one round; its numbers.
+fn complete(name: &str, arguments: &[&str]) -> serde_json::Value {
+    let arguments = [&["--rounds", "1"], arguments].concat();
+    finish(name, &arguments).expect("it asks for no quota").json
 }
 
 /// The medians of the figures whose names begin so.

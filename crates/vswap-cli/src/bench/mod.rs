@@ -11,11 +11,13 @@ mod contents;
 mod figures;
 mod floor;
 mod html;
+mod instead;
 mod kernel;
 mod moved;
 mod plan;
 mod report;
 mod rows;
+mod scaling;
 mod session;
 mod tree_cpu;
 mod tree_memory;
@@ -37,7 +39,9 @@ use self::calibrate::{Calibration, calibrate};
 use self::contents::Mix;
 use self::figures::Part;
 use self::floor::Floor;
-use self::kernel::cgroup::{Hierarchy, Version};
+use self::instead::Instead;
+use self::kernel::cgroup::{Cpus, Hierarchy, Version};
+use self::kernel::scratch::Scratch;
 use self::kernel::{Journal, KernelError};
 use self::plan::Planned;
 use self::report::{Absence, Calibrated, Conditions, Report, Run};
@@ -59,18 +63,19 @@ pub struct Args {
     /// Threads of the workload; several numbers give several tables
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2", value_parser = parse_count)]
     threads: Vec<usize>,
-    /// Runs of each row, of which the median is shown; by default 5, or 1 with --quick
+    /// Runs of each row, of which the median is shown; by default 5, or 3 with --scaling, or 1 with --quick
     #[arg(long, value_parser = parse_count)]
     rounds: Option<usize>,
     /// Phases of the workload to run, after the fill; by default all, or the first four with --quick
     #[arg(long, value_name = "PHASE,…", value_delimiter = ',', value_enum)]
     phases: Vec<Phase>,
-    /// Run whole programs instead: sort, Python and SQLite, each with about --size of data. Not inline, since
-    /// they make system calls on their data
-    #[arg(long, conflicts_with = "phases")]
-    programs: bool,
+    #[command(flatten)]
+    instead: Instead,
     #[command(flatten)]
     figures: figures::Choice,
+    /// Run each row under a quota of so many CPUs (cgroups of version 1; root)
+    #[arg(long, value_name = "N")]
+    cpus: Option<Cpus>,
     /// Rows to run, by default all but those of vswap on zram, and without the swap file alone with --quick
     #[arg(long, value_delimiter = ',', value_enum)]
     rows: Vec<Row>,
@@ -120,7 +125,11 @@ enum Helper {
 
 impl Args {
     fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.quick { 1 } else { 5 })
+        self.rounds.unwrap_or(match (self.quick, self.instead.scaling) {
+            (true, _) => 1,
+            (false, true) => 3,
+            (false, false) => 5,
+        })
     }
 
     /// Of each random phase. A full bench would need an hour for one per page.
@@ -129,9 +138,16 @@ impl Args {
         (pages / if self.quick { 4 } else { 2 }).max(1)
     }
 
+    /// That are asked for, installed or not.
+    fn programs(&self) -> impl Iterator<Item = Phase> {
+        let wanted =
+            |phase: &Phase| *phase != Phase::KernelBuild || self.instead.kernel_build.is_some();
+        Phase::PROGRAMS.into_iter().filter(wanted)
+    }
+
     fn phases(&self) -> Vec<Phase> {
-        if self.programs {
-            return Phase::PROGRAMS.into_iter().filter(|&phase| is_installed(phase)).collect();
+        if self.instead.programs {
+            return self.programs().filter(|&phase| missing(phase).is_none()).collect();
         }
         match (self.phases.as_slice(), self.quick) {
             ([], true) => Phase::BASIC.to_vec(),
@@ -141,11 +157,12 @@ impl Args {
     }
 }
 
-/// Programs may be missing; patterns are our own.
-fn is_installed(phase: Phase) -> bool {
-    let Some(program) = workload::program_name(phase) else { return true };
+/// The first that is not installed of what a phase needs; patterns are our own.
+fn missing(phase: Phase) -> Option<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
+    let is_installed =
+        |program: &&str| std::env::split_paths(&path).any(|dir| dir.join(program).exists());
+    workload::needs(phase).iter().copied().find(|program| !is_installed(program))
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
@@ -184,10 +201,11 @@ fn compare(args: &Args) -> anyhow::Result<ExitCode> {
         return Err(Refusal::usage(what, "give a --size above it").into());
     }
     if args.phases().is_empty() {
-        let what = "none of sort, python3 and sqlite3 is installed";
+        let what = "none of the programs is installed";
         return Err(Refusal::usage(what, "install one, or leave out --programs").into());
     }
-    let needs_fit = !args.swap && args.figures.part().is_none_or(Part::is_in_ram);
+    let is_in_ram = args.figures.part().is_none_or(Part::is_in_ram);
+    let needs_fit = !args.swap && !args.instead.scaling && is_in_ram;
     if needs_fit && !args.contents.fits(args.size.0, args.ram.0) {
         let what = format!(
             "--size {} of {} does not fit into --ram {} compressed",
@@ -243,7 +261,13 @@ fn measure(
     journal: &Journal,
     stop: &Arc<AtomicUsize>,
 ) -> anyhow::Result<Option<Measured>> {
-    let comparison = Comparison::new(args, program, journal, Arc::clone(stop));
+    let scratch =
+        args.instead.programs.then(|| Scratch::make(journal, &args.swap_dir)).transpose()?;
+    let mut comparison = Comparison::new(args, program, journal, Arc::clone(stop));
+    if let (Some(_), Some(reason)) = (args.cpus, &comparison.no_kernel) {
+        return Err(Refusal::usage(format!("--cpus: {reason}"), "leave it out").into());
+    }
+    comparison.bench.scratch = scratch.as_ref().map(|scratch| scratch.path().to_owned());
     if let Some(part) = args.figures.part() {
         let conditions = comparison.conditions();
         let Some(figures) = part.measure(&comparison.bench, journal, conditions) else {
@@ -251,6 +275,15 @@ fn measure(
         };
         let (table, json) = (figures.table(), serde_json::to_value(&figures)?);
         let complete = figures.is_complete();
+        return Ok(Some(Measured { table, json, html: None, complete }));
+    }
+    if args.instead.scaling {
+        let Some(scaling) = scaling::run(&comparison.bench, comparison.conditions(), &args.rows)
+        else {
+            return Ok(None);
+        };
+        let (table, json) = (scaling.table(), serde_json::to_value(&scaling)?);
+        let complete = scaling.failed.is_empty();
         return Ok(Some(Measured { table, json, html: None, complete }));
     }
     let Some(report) = comparison.run() else { return Ok(None) };
@@ -283,7 +316,7 @@ struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     fn new(args: &'a Args, program: PathBuf, journal: &'a Journal, stop: Arc<AtomicUsize>) -> Self {
-        let (kernel, no_kernel) = match usable_hierarchy(journal) {
+        let (kernel, no_kernel) = match usable_hierarchy(journal, args.cpus) {
             Ok(hierarchy) => (Some((journal, hierarchy)), None),
             Err(reason) => (None, Some(reason)),
         };
@@ -298,6 +331,9 @@ impl<'a> Comparison<'a> {
             phases: args.phases(),
             accesses: args.accesses(),
             swap_dir: args.swap_dir.clone(),
+            scratch: None,
+            kernel_source: args.instead.kernel_build.clone(),
+            cpus: args.cpus,
             stop,
         };
         let (runs, calibrations, skipped, failed) = Default::default();
@@ -310,7 +346,7 @@ impl<'a> Comparison<'a> {
         let wanted = |row: &&Row| match args.rows.as_slice() {
             [] => {
                 let is_left_out =
-                    args.quick && row.is_slow() || args.programs && **row == Row::Inline;
+                    args.quick && row.is_slow() || args.instead.programs && **row == Row::Inline;
                 !is_left_out && !row.is_on_zram()
             }
             rows => rows.contains(row),
@@ -338,7 +374,7 @@ impl<'a> Comparison<'a> {
         }
         let conditions = self.conditions();
         // The workload's pages have no part in whole programs.
-        let floor = if args.programs { None } else { Floor::measure(args.contents) };
+        let floor = if args.instead.programs { None } else { Floor::measure(args.contents) };
         let Self { runs, calibrations, skipped, failed, .. } = self;
         let report = Report::new(conditions, &runs, &calibrations, skipped, failed);
         Some(report.with_floor(&runs, floor))
@@ -435,7 +471,7 @@ impl<'a> Comparison<'a> {
         Conditions {
             kernel: read("/proc/sys/kernel/osrelease").trim_end().into(),
             processor: processor.map_or(String::new(), |(_, name)| name.into()),
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
             huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled").trim_end().into(),
             cgroup: self.bench.kernel.as_ref().map(|(_, hierarchy)| match hierarchy.version {
                 Version::V1 => "v1",
@@ -445,10 +481,12 @@ impl<'a> Comparison<'a> {
             contents: self.args.contents.describe(),
             swap_file: self.args.swap,
             ram: self.args.ram.0,
-            missing_programs: Phase::PROGRAMS
-                .into_iter()
-                .filter(|&phase| self.args.programs && !is_installed(phase))
-                .filter_map(workload::program_name)
+            cpus: self.args.cpus,
+            missing_programs: self
+                .args
+                .programs()
+                .filter(|_| self.args.instead.programs)
+                .filter_map(|phase| Some((phase, missing(phase)?)))
                 .collect(),
             rounds: self.args.rounds(),
             quick: self.args.quick,
@@ -457,12 +495,12 @@ impl<'a> Comparison<'a> {
 }
 
 /// Where memory cgroups can be made, tried by making one.
-fn usable_hierarchy(journal: &Journal) -> Result<Hierarchy, String> {
+fn usable_hierarchy(journal: &Journal, cpus: Option<Cpus>) -> Result<Hierarchy, String> {
     if !rustix::process::geteuid().is_root() {
         return Err("only root may configure swap and memory cgroups; try sudo".into());
     }
     let hierarchy = Hierarchy::find().map_err(|error| error.to_string())?;
-    hierarchy.create(journal).map(drop).map_err(|error| error.to_string())?;
+    hierarchy.create(journal, cpus).map(drop).map_err(|error| error.to_string())?;
     Ok(hierarchy)
 }
 

@@ -5,6 +5,7 @@
 //! times faster a cell is than the best kernel row's in the same column.
 
 mod floors;
+mod tails;
 
 use std::fmt::Write as _;
 
@@ -13,7 +14,7 @@ use serde::Serialize;
 use self::floors::{RowFloor, row_floors};
 use super::calibrate::Calibration;
 use super::floor::Floor;
-use super::kernel::cgroup::CpuTime;
+use super::kernel::cgroup::{CpuTime, Cpus};
 use super::rows::{Measurement, Row};
 use super::workload::{Latencies, Phase};
 
@@ -153,6 +154,8 @@ pub struct RowCpu {
     pub threads: usize,
     /// The read-ahead of a kernel row.
     pub page_cluster: Option<u8>,
+    /// Wall time, user and system time of a whole run, in seconds.
+    pub seconds: [Spread; 3],
     /// For each page or access of the workload.
     pub per_access: Spread,
     /// Of that, in the kernel.
@@ -207,7 +210,9 @@ pub struct Conditions {
     /// Name of the processor.
     pub processor: String,
     /// How many of them.
-    pub cpus: usize,
+    pub processors: usize,
+    /// How many of them each row could use, if that was limited.
+    pub cpus: Option<Cpus>,
     /// The machine's setting of transparent huge pages.
     pub huge_pages: String,
     /// Version of the memory cgroup, or none.
@@ -220,12 +225,19 @@ pub struct Conditions {
     pub swap_file: bool,
     /// RAM of each limited row, all told.
     pub ram: u64,
-    /// Programs that were asked for and that this machine does not have.
-    pub missing_programs: Vec<&'static str>,
+    /// Programs that were asked for, each with what this machine does not have of what it needs.
+    pub missing_programs: Vec<(Phase, &'static str)>,
     /// Rounds of each cell.
     pub rounds: usize,
     /// A short run: fewer accesses, and each read-ahead only for the phases that it suits.
     pub quick: bool,
+}
+
+impl Conditions {
+    /// For people: the CPUs, if they were limited.
+    pub fn quota(&self) -> String {
+        self.cpus.map_or(String::new(), |cpus| format!(", {} CPUs", cpus.count()))
+    }
 }
 
 /// Everything that the bench found.
@@ -304,8 +316,8 @@ impl Report {
         for threads in self.threads() {
             self.write_table(&mut text, threads);
         }
-        for program in &self.conditions.missing_programs {
-            let _ = writeln!(text, "skipped: {program}: not installed");
+        for (phase, program) in &self.conditions.missing_programs {
+            let _ = writeln!(text, "skipped: {}: {program} is not installed", phase.title());
         }
         for (what, absences) in [("skipped", &self.skipped), ("FAILED", &self.failed)] {
             for absence in absences {
@@ -319,14 +331,17 @@ impl Report {
         let plural = if threads == 1 { "" } else { "s" };
         let _ = writeln!(
             text,
-            "{threads} thread{plural}, {} MiB in {} MiB of RAM; ns per page or access, median \
-             (min–max) × faster than the best kernel row",
+            "{threads} thread{plural}, {} MiB in {} MiB of RAM{}; ns per page or access, median \
+             (min–max) × faster than the best kernel row; MiB: limit, pool outside it, peak of both",
             self.conditions.bytes >> 20,
             self.conditions.ram >> 20,
+            self.conditions.quota(),
         );
         for (block, phases) in self.measured_phases().chunks(PHASES_PER_BLOCK).enumerate() {
             self.write_block(text, threads, phases, block == 0);
         }
+        self.write_latencies(text, threads);
+        self.write_rounds(text, threads);
         self.write_cpu(text, threads);
         self.write_floors(text, threads);
         for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
@@ -343,10 +358,9 @@ impl Report {
     fn write_block(&self, text: &mut String, threads: usize, phases: &[Phase], with_memory: bool) {
         let _ = write!(text, "{:<18}", "");
         for phase in phases {
-            let unit = if phase.is_program() { ", ms" } else { "" };
-            let _ = write!(text, " {:>27}", format!("{}{unit}", phase.title()));
+            let _ = write!(text, " {:>27}", phase.heading());
         }
-        text.push_str(if with_memory { "     limit   peak\n" } else { "\n" });
+        text.push_str(if with_memory { "     limit   pool   peak\n" } else { "\n" });
         for memory in self.memory.iter().filter(|memory| memory.threads == threads) {
             let _ = write!(text, "{:<18}", memory.row.title());
             for &phase in phases {
@@ -354,7 +368,9 @@ impl Report {
             }
             let mib = |bytes: Option<u64>| bytes.map_or("–".into(), |b| (b >> 20).to_string());
             if with_memory {
-                let _ = write!(text, " {:>9} {:>6}", mib(memory.limit), mib(memory.peak));
+                let pool = Some(memory.uncharged_pool).filter(|&pool| pool > 0);
+                let (limit, pool, peak) = (mib(memory.limit), mib(pool), mib(memory.peak));
+                let _ = write!(text, " {limit:>9} {pool:>6} {peak:>6}");
             }
             text.push('\n');
         }
@@ -364,8 +380,8 @@ impl Report {
         let _ = writeln!(
             text,
             "CPU ns, user and system, of the whole tree (not kswapd and other threads of the kernel)\n\
-             {:<18} {:>27} {:>27} {:>27}",
-            "", "per access", "in the kernel", "per page moved"
+             {:<18} {:>27} {:>27} {:>27} {:>24}",
+            "", "per access", "in the kernel", "per page moved", "real, user, sys of a run"
         );
         for cpu in self.cpu.iter().filter(|cpu| cpu.threads == threads) {
             let title = match cpu.page_cluster {
@@ -377,7 +393,9 @@ impl Report {
             };
             let moved = cpu.per_moved_page.as_ref().map_or("–".into(), spread);
             let (all, system) = (spread(&cpu.per_access), spread(&cpu.system_per_access));
-            let _ = writeln!(text, "{title:<22} {all:>23} {system:>27} {moved:>27}");
+            let [real, user, sys] = cpu.seconds.each_ref().map(|spread| spread.median);
+            let run = format!("{real:.1} {user:.1} {sys:.1} s");
+            let _ = writeln!(text, "{title:<22} {all:>23} {system:>27} {moved:>27} {run:>24}");
         }
     }
 
@@ -423,6 +441,9 @@ fn cpu(runs: &[Run], row: Row, threads: usize) -> Vec<RowCpu> {
         let per_access = |ns: fn(CpuTime) -> u64| {
             Spread::of(measured().map(|m| ns(m.cpu) as f64 / m.accesses as f64).collect())
         };
+        let seconds = |ns: fn(&Measurement) -> u64| {
+            Spread::of(measured().map(|m| ns(m) as f64 / 1e9).collect())
+        };
         let per_moved_page = measured()
             .filter_map(|m| Some((m.cpu.total_ns(), m.moved_pages.filter(|&pages| pages > 0)?)))
             .map(|(ns, pages)| ns as f64 / pages as f64);
@@ -430,6 +451,11 @@ fn cpu(runs: &[Run], row: Row, threads: usize) -> Vec<RowCpu> {
             row,
             threads,
             page_cluster,
+            seconds: [
+                seconds(|m| m.real_ns)?,
+                seconds(|m| m.cpu.user_ns)?,
+                seconds(|m| m.cpu.system_ns)?,
+            ],
             per_access: per_access(CpuTime::total_ns)?,
             system_per_access: per_access(|cpu| cpu.system_ns)?,
             per_moved_page: Spread::of(per_moved_page.collect()),

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 
 use super::contents::Mix;
-use super::kernel::cgroup::{CpuTime, Hierarchy, MemoryGroup, Version};
+use super::kernel::cgroup::{CpuTime, Cpus, Hierarchy, MemoryGroup, Version};
 use super::kernel::swap_file::{Priority, SwapFile};
 use super::kernel::zram::{ZramDevice, ZramSwap};
 use super::kernel::zswap::{self, PoolLimit, ZswapSwap};
@@ -145,11 +145,21 @@ pub struct Setting {
     pub sample_pss: bool,
 }
 
+impl Setting {
+    /// Whether pages of files that the row's group is charged for are left out of what it takes: what
+    /// programs write and read stays in the page cache of a group that has no limit.
+    fn keeps_files_apart(&self) -> bool {
+        !self.row.is_kernel() && self.phases.iter().any(|phase| phase.is_program())
+    }
+}
+
 /// What a run gave.
 #[derive(Clone, Debug, Default)]
 pub struct Measurement {
     /// What the workload printed.
     pub phases: Vec<PhaseTime>,
+    /// Wall time from its start to its end.
+    pub real_ns: u64,
     /// Of the workload, all phases and checks together.
     pub accesses: u64,
     /// Of the whole tree, all phases and checks together, vswap's processes included.
@@ -188,6 +198,12 @@ pub struct Bench<'j> {
     pub swap_file: bool,
     /// Where swap files go.
     pub swap_dir: PathBuf,
+    /// Where whole programs write.
+    pub scratch: Option<PathBuf>,
+    /// An unpacked kernel, to be built.
+    pub kernel_source: Option<PathBuf>,
+    /// What each row may use of the CPUs, if that is limited.
+    pub cpus: Option<Cpus>,
     /// The number of the signal that asked the bench to stop, or 0.
     pub stop: Arc<AtomicUsize>,
 }
@@ -247,7 +263,7 @@ impl<'j> Bench<'j> {
             _ => None,
         };
         let group = match &self.kernel {
-            Some((journal, hierarchy)) => Some(hierarchy.create(journal)?),
+            Some((journal, hierarchy)) => Some(hierarchy.create(journal, self.cpus)?),
             None => None,
         };
         if let (Some(group), true) = (&group, setting.row.is_kernel()) {
@@ -258,24 +274,27 @@ impl<'j> Bench<'j> {
             Peer::Zram(_) | Peer::Zswap(_) | Peer::SwapFile => Moved::by_kernel(),
             Peer::Vswap(_) | Peer::VswapOnZram(..) => Moved::by_vswap()?,
         };
+        let start = Instant::now();
         let run = Running {
             child: self.spawn(setting, &swap, group.as_ref(), moved.stats_path().as_deref())?,
-            deadline: Instant::now() + self.time_limit(setting),
+            deadline: start + self.time_limit(setting),
         };
         let mut watch =
             Watch { swap: &swap, group: group.as_ref(), setting, seen: Seen::default() };
         let output = run.watch(&self.stop, &mut watch)?;
+        let real_ns = start.elapsed().as_nanos() as u64;
         let seen = watch.seen;
         let cpu = group.as_ref().and_then(MemoryGroup::cpu_time);
         let peak = match &group {
             // The sum of two numbers that peak at different times has to be sampled.
-            Some(_) if seen.uncharged_pool > 0 => Some(seen.total),
+            Some(_) if seen.uncharged_pool > 0 || setting.keeps_files_apart() => Some(seen.total),
             Some(group) => Some(group.peak().unwrap_or(seen.total)),
             None => seen.pss,
         };
         let (moved_pages, pages_out) = moved.pages().unzip();
         Ok(Measurement {
             phases: output.phases,
+            real_ns,
             accesses: output.accesses,
             cpu: cpu.unwrap_or_else(|| seen.cpu.total()),
             moved_pages,
@@ -301,7 +320,16 @@ impl<'j> Bench<'j> {
         // A program goes over its data many times.
         let programs = setting.phases.iter().any(|phase| phase.is_program());
         let slowness = if on_disk || programs { 5 } else { 1 };
-        Duration::from_secs(30) + Duration::from_millis((self.bytes >> 20) * 20 * passes * slowness)
+        // A whole program is at work whatever the size of its data.
+        let at_least = if programs { 30 * passes } else { 30 };
+        let limit = Duration::from_secs(at_least)
+            + Duration::from_millis((self.bytes >> 20) * 20 * passes * slowness);
+        self.under_quota(limit)
+    }
+
+    /// What a time limit is where less than a CPU may be used.
+    pub fn under_quota(&self, limit: Duration) -> Duration {
+        limit.div_f64(self.cpus.map_or(1.0, |cpus| cpus.count().min(1.0)))
     }
 
     /// Sets up the kernel's swap for a row.
@@ -382,6 +410,12 @@ impl<'j> Bench<'j> {
         command.arg("--threads").arg(setting.threads.to_string());
         command.arg("--contents").arg(self.contents.argument());
         command.arg("--accesses").arg(self.accesses.to_string());
+        if let Some(scratch) = &self.scratch {
+            command.arg("--scratch").arg(scratch);
+        }
+        if let Some(source) = &self.kernel_source {
+            command.arg("--kernel-source").arg(source);
+        }
         let phases: Vec<_> = setting.phases.iter().map(|phase| phase.argument()).collect();
         command.arg("--phases").arg(phases.join(","));
         let child = command
@@ -455,8 +489,10 @@ impl Watch<'_> {
     fn sample(&mut self, child: Pid) -> Result<(), KernelError> {
         if let Some(group) = self.group {
             let pool = self.own_pool(group)?;
+            let files = if self.setting.keeps_files_apart() { group.file_pages()? } else { 0 };
+            let usage = group.usage()?.saturating_sub(files);
             self.seen.uncharged_pool = self.seen.uncharged_pool.max(pool);
-            self.seen.total = self.seen.total.max(group.usage()? + pool);
+            self.seen.total = self.seen.total.max(usage + pool);
         }
         let counted = self.group.is_some_and(|group| group.cpu_time().is_some());
         if !counted && self.seen.samples.is_multiple_of(SAMPLES_PER_CPU_SAMPLE) {

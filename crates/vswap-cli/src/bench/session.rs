@@ -85,7 +85,7 @@ impl<'b, 'j> Session<'b, 'j> {
             if subject.row.is_kernel() {
                 read_ahead = Some(set_page_cluster(journal, 3)?);
             }
-            group = Some(hierarchy.create(journal)?);
+            group = Some(hierarchy.create(journal, bench.cpus)?);
         }
         if let (Some(group), true) = (&group, subject.row.is_kernel()) {
             group.set_limit(subject.ram)?;
@@ -104,7 +104,7 @@ impl<'b, 'j> Session<'b, 'j> {
             _read_ahead: read_ahead,
             swap,
             bench,
-            limit: SHORTEST_LIMIT + PAGE_LIMIT * u32::try_from(pages)?,
+            limit: bench.under_quota(SHORTEST_LIMIT + PAGE_LIMIT * u32::try_from(pages)?),
         })
     }
 

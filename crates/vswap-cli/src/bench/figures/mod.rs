@@ -18,7 +18,7 @@ use super::rows::Bench;
 
 /// What to measure instead of the table.
 #[derive(clap::Args, Debug)]
-#[group(multiple = false, conflicts_with_all = ["rows", "programs", "phases", "threads", "html"])]
+#[group(multiple = false, conflicts_with_all = ["rows", "programs", "scaling", "phases", "threads", "html"])]
 pub struct Choice {
     /// Measure swap devices instead: writeback and reads of single pages beside direct I/O on the same file, and
     /// ordered reads, bytes written and bytes held beside the kernel's swap file
@@ -264,9 +264,10 @@ impl Figures {
     pub fn table(&self) -> String {
         let Conditions { contents, bytes, ram, rounds, .. } = &self.conditions;
         let mut text = format!(
-            "contents: {contents}\n{} MiB in {} MiB of RAM; median (min–max) of {rounds} rounds\n",
+            "contents: {contents}\n{} MiB in {} MiB of RAM{}; median (min–max) of {rounds} rounds\n",
             bytes >> 20,
             ram >> 20,
+            self.conditions.quota(),
         );
         let summaries: Vec<_> = self.measured.iter().filter_map(Figure::summary).collect();
         let names = summaries.iter().map(|summary| summary.measure.name.chars().count());

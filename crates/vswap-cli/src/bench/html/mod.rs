@@ -53,8 +53,13 @@ pub fn render(report: &Report) -> String {
 fn write_conditions(page: &mut String, report: &Report) {
     let conditions = &report.conditions;
     let quick = if conditions.quick { ", quick" } else { "" };
-    let sizes = format!("{} MiB in {} MiB of RAM", conditions.bytes >> 20, conditions.ram >> 20);
-    let machine = format!("{} CPUs, {}", conditions.cpus, conditions.processor);
+    let sizes = format!(
+        "{} MiB in {} MiB of RAM{}",
+        conditions.bytes >> 20,
+        conditions.ram >> 20,
+        conditions.quota()
+    );
+    let machine = format!("{} CPUs, {}", conditions.processors, conditions.processor);
     let rounds = format!("{}{quick}", conditions.rounds);
     let swap_file =
         if conditions.swap_file { "each limited row" } else { "kernel rows that need one" };
@@ -72,7 +77,7 @@ fn write_conditions(page: &mut String, report: &Report) {
         let _ = writeln!(page, "<tr><td>{name}</td><td>{}</td></tr>", escape(value));
     }
     page.push_str(
-        "</table>\n<p>Wall time in ns per page or access, or in ms for a whole program; shorter is better. A bar is the median of \
+        "</table>\n<p>Wall time in ns per page or access, in µs per request to redis, or in ms for another whole program; shorter is better. A bar is the median of \
          the rounds, the line across its end goes from the least to the greatest. The factor is how many \
          times faster a row is than the best kernel row. Each kernel row shows the better of its \
          read-ahead settings (page-cluster).</p>\n",
@@ -83,10 +88,10 @@ fn write_phase(page: &mut String, report: &Report, threads: usize, phase: Phase)
     let of_phase = |cell: &&Cell| cell.threads == threads && cell.phase == phase;
     let cells: Vec<&Cell> = report.cells.iter().filter(of_phase).collect();
     let bars: Vec<_> = cells.iter().map(|cell| bar(cell)).collect();
-    let unit = if phase.is_program() { ", ms" } else { "" };
-    let title = format!("{}{unit}", phase.title());
+    let title = phase.heading();
     let _ =
         writeln!(page, "<figure><figcaption>{title}</figcaption>\n{}</figure>", plot::bars(&bars));
+    write_rounds(page, &cells);
     let lines: Vec<_> = cells.iter().filter_map(|cell| line(cell)).collect();
     if !lines.is_empty() {
         let caption = format!("{title}: share of accesses that took no longer");
@@ -94,6 +99,30 @@ fn write_phase(page: &mut String, report: &Report, threads: usize, phase: Phase)
         let _ = writeln!(page, "<figure><figcaption>{caption}</figcaption>\n{plot}</figure>");
         write_quantiles(page, &cells);
     }
+}
+
+/// Where there are several.
+fn write_rounds(page: &mut String, cells: &[&Cell]) {
+    let several = || cells.iter().filter(|cell| cell.ns.rounds.len() > 1);
+    if several().next().is_none() {
+        return;
+    }
+    page.push_str(
+        "<table>\n<tr><th>row</th><th>median</th><th>mean</th><th>standard deviation</th>\
+         <th>ratio of each round</th></tr>\n",
+    );
+    for cell in several() {
+        let [median, mean, deviation] =
+            [cell.ns.median, cell.ns.mean, cell.ns.deviation].map(|ns| ns / cell.phase.unit().1);
+        let ratios = cell.round_ratios.iter().map(|ratio| format!("{ratio:.2}"));
+        let _ = writeln!(
+            page,
+            "<tr><td>{}</td><td>{median:.0}</td><td>{mean:.0}</td><td>{deviation:.0}</td><td>{}</td></tr>",
+            escape(&cell.row.title()),
+            ratios.collect::<Vec<_>>().join(" "),
+        );
+    }
+    page.push_str("</table>\n");
 }
 
 fn bar(cell: &Cell) -> Bar {
@@ -135,7 +164,8 @@ fn write_costs(page: &mut String, report: &Report, threads: usize) {
     page.push_str(
         "<h3>CPU time and RAM</h3>\n<p>User and system time of the whole tree, vswap's processes \
          included, in ns; not that of kswapd and other threads of the kernel.</p>\n<table>\n\
-         <tr><th>row</th><th>per access</th><th>in the kernel</th><th>per page moved</th></tr>\n",
+         <tr><th>row</th><th>per access</th><th>in the kernel</th><th>per page moved</th>\
+         <th>real, s</th><th>user, s</th><th>sys, s</th></tr>\n",
     );
     for cpu in report.cpu.iter().filter(|cpu| cpu.threads == threads) {
         let moved = cpu
@@ -145,20 +175,29 @@ fn write_costs(page: &mut String, report: &Report, threads: usize) {
         let read_ahead = cpu.page_cluster.map_or(String::new(), |pages| format!(" ({pages})"));
         let _ = writeln!(
             page,
-            "<tr><td>{}{read_ahead}</td><td>{:.0}</td><td>{:.0}</td><td>{moved}</td></tr>",
+            "<tr><td>{}{read_ahead}</td><td>{:.0}</td><td>{:.0}</td><td>{moved}</td>\
+             <td>{:.1}</td><td>{:.1}</td><td>{:.1}</td></tr>",
             escape(&cpu.row.title()),
             cpu.per_access.median,
             cpu.system_per_access.median,
+            cpu.seconds[0].median,
+            cpu.seconds[1].median,
+            cpu.seconds[2].median,
         );
     }
     page.push_str(
-        "</table>\n<table>\n<tr><th>row</th><th>limit, MiB</th><th>most RAM, MiB</th></tr>\n",
+        "</table>\n<table>\n<tr><th>row</th><th>limit, MiB</th><th>pool outside it, MiB</th>\
+         <th>most RAM, MiB</th></tr>\n",
     );
     for memory in report.memory.iter().filter(|memory| memory.threads == threads) {
         let mib = |bytes: Option<u64>| bytes.map_or("–".into(), |b| (b >> 20).to_string());
         let title = escape(&memory.row.title());
+        let pool = mib(Some(memory.uncharged_pool).filter(|&pool| pool > 0));
         let (limit, peak) = (mib(memory.limit), mib(memory.peak));
-        let _ = writeln!(page, "<tr><td>{title}</td><td>{limit}</td><td>{peak}</td></tr>");
+        let _ = writeln!(
+            page,
+            "<tr><td>{title}</td><td>{limit}</td><td>{pool}</td><td>{peak}</td></tr>"
+        );
     }
     page.push_str("</table>\n");
 }

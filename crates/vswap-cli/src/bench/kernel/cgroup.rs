@@ -2,6 +2,7 @@
 //! the kernel counts that.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +12,33 @@ use super::{Change, Context as _, Journal, KernelError, Undo, read, read_number,
 
 /// How long what was killed may take to go away.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// As container managers have it.
+const QUOTA_PERIOD_US: u64 = 100_000;
+
+/// A number of CPUs that a group may use, from a hundredth on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Cpus(f64);
+
+impl Cpus {
+    /// How many they are.
+    pub const fn count(self) -> f64 {
+        self.0
+    }
+
+    fn quota_us(self) -> u64 {
+        (self.0 * QUOTA_PERIOD_US as f64) as u64
+    }
+}
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let count = text.parse().ok().filter(|count| (0.01..=1024.0).contains(count));
+        count.map(Self).ok_or_else(|| "not a number of CPUs; write for example 1 or 0.5".into())
+    }
+}
 
 /// Which of the two interfaces, whose files are named differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +59,8 @@ pub struct Hierarchy {
     enable: bool,
     /// The place in the hierarchy of version 1 that counts CPU time. Version 2 counts it in each group.
     cpu_parent: Option<PathBuf>,
+    /// The place in the hierarchy of version 1 that has CPU quotas, often the same.
+    quota_parent: Option<PathBuf>,
 }
 
 /// CPU time of a group or of some processes.
@@ -71,13 +101,21 @@ impl Hierarchy {
         };
         if let Some(parent) = v1("memory") {
             let cpu_parent = v1("cpuacct").filter(|cpu| *cpu != parent);
-            return Ok(Self { version: Version::V1, parent, enable: false, cpu_parent });
+            let quota_parent = v1("cpu");
+            return Ok(Self {
+                version: Version::V1,
+                parent,
+                enable: false,
+                cpu_parent,
+                quota_parent,
+            });
         }
         let v2_at = |parent: &Path, enable| Self {
             version: Version::V2,
             parent: parent.into(),
             enable,
             cpu_parent: None,
+            quota_parent: None,
         };
         let missing = || KernelError::Missing("memory cgroups".into());
         let v2 = mounted.iter().find(|mount| mount.kind == "cgroup2").ok_or_else(missing)?;
@@ -94,11 +132,15 @@ impl Hierarchy {
         Err(missing())
     }
 
-    /// Makes a group without a limit.
+    /// Makes a group without a limit of its memory, and with so many CPUs if that is said.
     ///
     /// # Errors
-    /// [`KernelError`] if this user may not.
-    pub fn create<'j>(&self, journal: &'j Journal) -> Result<MemoryGroup<'j>, KernelError> {
+    /// [`KernelError`] if this user may not, or there are no quotas here.
+    pub fn create<'j>(
+        &self,
+        journal: &'j Journal,
+        cpus: Option<Cpus>,
+    ) -> Result<MemoryGroup<'j>, KernelError> {
         let control = self.parent.join("cgroup.subtree_control");
         let enabled = if self.enable {
             let value = "-memory".into();
@@ -111,7 +153,35 @@ impl Hierarchy {
         let (dir, group) = make_group(journal, &self.parent)?;
         // Where that is refused, there is CPU time from /proc.
         let cpu = self.cpu_parent.as_ref().and_then(|parent| make_group(journal, parent).ok());
-        Ok(MemoryGroup { version: self.version, dir, _group: group, cpu, _enabled: enabled })
+        let quota = match cpus {
+            Some(cpus) => self.limit_cpus(journal, cpu.as_ref().map(|(dir, _)| dir), cpus)?,
+            None => None,
+        };
+        Ok(MemoryGroup { version: self.version, dir, _group: group, cpu, quota, _enabled: enabled })
+    }
+
+    /// Gives the group that counts CPU time its quota, or makes one beside it that has it.
+    fn limit_cpus<'j>(
+        &self,
+        journal: &'j Journal,
+        counting: Option<&PathBuf>,
+        cpus: Cpus,
+    ) -> Result<Option<(PathBuf, Change<'j>)>, KernelError> {
+        let missing = || KernelError::Missing("CPU quotas (a cpu cgroup of version 1)".into());
+        let parent = self.quota_parent.as_ref().ok_or_else(missing)?;
+        let both = counting.filter(|dir| dir.parent() == Some(parent));
+        let (dir, own) = match both {
+            Some(dir) => (dir.clone(), None),
+            None => make_group(journal, parent)
+                .map(|(dir, change)| (dir.clone(), Some((dir, change))))?,
+        };
+        let quota = dir.join("cpu.cfs_quota_us");
+        if !quota.exists() {
+            return Err(missing());
+        }
+        write(&dir.join("cpu.cfs_period_us"), &QUOTA_PERIOD_US.to_string())?;
+        write(&quota, &cpus.quota_us().to_string())?;
+        Ok(own)
     }
 }
 
@@ -132,13 +202,16 @@ pub struct MemoryGroup<'j> {
     _group: Change<'j>,
     /// The group that counts CPU time, where that is another one.
     cpu: Option<(PathBuf, Change<'j>)>,
+    /// The group that has a CPU quota, where that is one more.
+    quota: Option<(PathBuf, Change<'j>)>,
     _enabled: Option<Change<'j>>,
 }
 
 impl MemoryGroup<'_> {
     /// The files that a process writes its id to, to enter the group.
     pub fn procs(&self) -> Vec<PathBuf> {
-        let dirs = std::iter::once(&self.dir).chain(self.cpu.iter().map(|(dir, _)| dir));
+        let others = self.cpu.iter().chain(&self.quota).map(|(dir, _)| dir);
+        let dirs = std::iter::once(&self.dir).chain(others);
         dirs.map(|dir| dir.join("cgroup.procs")).collect()
     }
 
@@ -181,6 +254,16 @@ impl MemoryGroup<'_> {
     /// [`KernelError`] if they cannot be read.
     pub fn peak(&self) -> Result<u64, KernelError> {
         read_number(&self.file("memory.max_usage_in_bytes", "memory.peak"))
+    }
+
+    /// Bytes charged to the group that are pages of files, which the kernel can drop or write back.
+    ///
+    /// # Errors
+    /// [`KernelError`] if they cannot be read.
+    pub fn file_pages(&self) -> Result<u64, KernelError> {
+        let stat = read(&self.dir.join("memory.stat"))?;
+        let field = |name| stat_field(&stat, name).unwrap_or(0);
+        Ok(field("inactive_file") + field("active_file"))
     }
 
     /// Bytes of swap that the group's pages take, also of those that are back in memory with their
@@ -300,11 +383,27 @@ mod tests {
         let own = "4:memory:/a/b\n5:cpu,cpuacct:/c\n0::/\n";
         let choose = |mounts| Hierarchy::choose(mounts, own).unwrap();
         let parent = PathBuf::from("/cg/memory/a/b");
-        let expected = Hierarchy { version: Version::V1, parent, enable: false, cpu_parent: None };
+        let expected = Hierarchy {
+            version: Version::V1,
+            parent,
+            enable: false,
+            cpu_parent: None,
+            quota_parent: None,
+        };
         assert_eq!(choose(mounts), expected);
         let with_cpu = format!("{mounts}27 20 0:24 / /cg/cpu rw - cgroup cgroup rw,cpu,cpuacct\n");
-        let expected = Hierarchy { cpu_parent: Some("/cg/cpu/c".into()), ..expected };
+        let cpu = Some(PathBuf::from("/cg/cpu/c"));
+        let expected = Hierarchy { cpu_parent: cpu.clone(), quota_parent: cpu, ..expected };
         assert_eq!(choose(&with_cpu), expected);
+    }
+
+    #[test]
+    fn a_quota_is_a_part_of_its_period() {
+        assert_eq!(Cpus::from_str("0.5").unwrap().quota_us(), QUOTA_PERIOD_US / 2);
+        assert_eq!(Cpus::from_str("2").unwrap().quota_us(), 2 * QUOTA_PERIOD_US);
+        for wrong in ["0", "-1", "nan", "inf", "one", ""] {
+            Cpus::from_str(wrong).unwrap_err();
+        }
     }
 
     #[test]
@@ -343,6 +442,7 @@ mod tests {
             parent: parent.into(),
             enable,
             cpu_parent: None,
+            quota_parent: None,
         };
         assert_eq!(choose().unwrap(), at(&root, true));
         std::fs::write(root.join("cgroup.subtree_control"), "memory\n").unwrap();

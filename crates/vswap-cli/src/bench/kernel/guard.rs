@@ -42,6 +42,8 @@ pub enum Undo {
     ZramDevice(u32),
     /// Remove a swap file.
     SwapFile(PathBuf),
+    /// Remove a directory with all that is in it.
+    Directory(PathBuf),
     /// Kill what is in a memory cgroup and remove it.
     Group(PathBuf),
 }
@@ -55,6 +57,10 @@ impl Undo {
             Self::SwapFile(path) => match std::fs::remove_file(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 result => result.context("removing", path),
+            },
+            Self::Directory(dir) => match std::fs::remove_dir_all(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result.context("removing", dir),
             },
             Self::Group(dir) => cgroup::remove(dir),
         }

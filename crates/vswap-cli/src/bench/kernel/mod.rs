@@ -11,6 +11,7 @@
 
 pub mod cgroup;
 pub mod guard;
+pub mod scratch;
 pub mod swap_file;
 pub mod zram;
 pub mod zswap;
@@ -39,6 +40,9 @@ pub enum KernelError {
     /// This kernel was built without it, or it is not mounted.
     #[error("this machine has no {0}")]
     Missing(String),
+    /// There is not as much as is needed.
+    #[error("this machine has {0} only")]
+    TooLittle(String),
     /// The pool cannot be kept within the bench's RAM.
     #[error("zswap's pool can be limited by whole per cents of this machine's memory only, so not to {} MiB", .0 >> 20)]
     NoPoolLimit(u64),
@@ -62,7 +66,10 @@ impl KernelError {
     /// True if this machine or user cannot have it, as opposed to something that went wrong.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Missing(_) | Self::OtherSwapFirst(_) | Self::NoPoolLimit(_) => true,
+            Self::Missing(_)
+            | Self::TooLittle(_)
+            | Self::OtherSwapFirst(_)
+            | Self::NoPoolLimit(_) => true,
             Self::Io { source, .. } => matches!(
                 source.kind(),
                 io::ErrorKind::PermissionDenied
@@ -97,6 +104,22 @@ fn write(path: &Path, value: &str) -> Result<(), KernelError> {
 fn read_number(path: &Path) -> Result<u64, KernelError> {
     let text = read(path)?;
     text.parse().map_err(|_| KernelError::Malformed { path: path.into(), text })
+}
+
+/// Bytes that the machine could give a program without swapping.
+///
+/// # Errors
+/// [`KernelError`] if /proc/meminfo cannot be read.
+pub fn available_memory() -> Result<u64, KernelError> {
+    meminfo("MemAvailable:")
+}
+
+fn meminfo(field: &str) -> Result<u64, KernelError> {
+    let path = Path::new("/proc/meminfo");
+    let text = read(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or(KernelError::Malformed { path: path.into(), text: field.into() })
 }
 
 /// Sets a parameter of the kernel's until the change is dropped.

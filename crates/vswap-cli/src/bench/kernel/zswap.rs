@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::swap_file::{Priority, SwapFile};
-use super::{Change, Journal, KernelError, read, set_parameter};
+use super::{Change, Journal, KernelError, meminfo, read, set_parameter};
 
 const PARAMETERS: &str = "/sys/module/zswap/parameters";
 
@@ -119,14 +119,6 @@ fn at_most(bytes: u64, memory: u64) -> Option<u64> {
 
 fn parameter(name: &str) -> PathBuf {
     Path::new(PARAMETERS).join(name)
-}
-
-fn meminfo(field: &str) -> Result<u64, KernelError> {
-    let path = Path::new("/proc/meminfo");
-    let text = read(path)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| kib << 10).ok_or(KernelError::Malformed { path: path.into(), text: field.into() })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod stepped;
 mod zipf;
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Barrier;
 
 use anyhow::{Context as _, ensure};
@@ -29,7 +30,7 @@ pub use self::latency::Latencies;
 pub use self::memory::Memory;
 use self::part::{Part, Plan, Timed};
 pub use self::phase::Phase;
-pub use self::programs::name as program_name;
+pub use self::programs::needs;
 use super::contents::{Contents, Mix, PAGE_BYTES, WrongBytes};
 
 /// Options of the workload. Sizes are plain bytes: only the bench calls it.
@@ -53,6 +54,12 @@ pub struct Args {
     /// Do one thing after the other as asked for on standard input, with one thread.
     #[arg(long)]
     stepped: bool,
+    /// A directory for what whole programs write.
+    #[arg(long, default_value = "/var/tmp")]
+    scratch: PathBuf,
+    /// An unpacked kernel.
+    #[arg(long)]
+    kernel_source: Option<PathBuf>,
 }
 
 /// What one phase took.
@@ -108,6 +115,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         phases: Phase::in_order(&args.phases),
         accesses: args.accesses.map_or(pages, |accesses| accesses / args.threads),
         threads: args.threads,
+        scratch: args.scratch.clone(),
+        kernel_source: args.kernel_source.clone(),
     };
     let parts: Vec<_> = (0..args.threads)
         .map(|thread| Ok(Part::new(Memory::map(pages)?, thread)))
@@ -129,9 +138,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     })?;
     let phases = times
         .into_iter()
-        .map(|Timed { phase, time, latencies }| {
+        .map(|Timed { phase, time, accesses, latencies }| {
             let accesses =
-                if phase.is_program() { 1 } else { plan.accesses_in(phase, pages) * args.threads };
+                accesses.unwrap_or_else(|| plan.accesses_in(phase, pages) * args.threads);
             PhaseTime { phase, ns: time.as_nanos() as f64 / accesses as f64, latencies }
         })
         .collect();

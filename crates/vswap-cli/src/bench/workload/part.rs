@@ -1,6 +1,7 @@
 //! What one thread of the measured program does.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,9 @@ use super::churn::Churn;
 use super::forked::in_child;
 use super::latency::Latencies;
 use super::memory::Memory;
+use super::programs::{self, Program, Ran};
 use super::zipf::{Zipf, random_cycle};
-use super::{Phase, WorkError, programs};
+use super::{Phase, WorkError};
 
 /// The clock takes some 25 ns to read, twice for each access that is timed by itself. Those of one in
 /// eight add 6 ns to the mean, and are enough for a p99.9.
@@ -29,6 +31,10 @@ pub struct Plan {
     pub accesses: usize,
     /// Threads that run this plan.
     pub threads: usize,
+    /// Where programs write.
+    pub scratch: PathBuf,
+    /// What a kernel is built of.
+    pub kernel_source: Option<PathBuf>,
 }
 
 impl Plan {
@@ -72,6 +78,8 @@ pub struct Timed {
     pub phase: Phase,
     /// Wall time.
     pub time: Duration,
+    /// How many accesses a program says that was.
+    pub accesses: Option<usize>,
     /// Of one access in eight, in the random phases.
     pub latencies: Option<Latencies>,
 }
@@ -96,6 +104,8 @@ pub struct Part {
     latencies: Option<Latencies>,
     /// Chooses pages that are not in memory, others each time.
     missing: Random,
+    /// What the program of the running phase took.
+    ran: Option<Ran>,
 }
 
 /// A phase with what it needs, made before its time starts.
@@ -119,7 +129,7 @@ impl Part {
         let pages = memory.len();
         let (generations, first) = (vec![0; pages], (thread * pages) as u64);
         let missing = Random::new(0x5EED_0008 ^ first);
-        Self { memory, generations, thread, first, latencies: None, missing }
+        Self { memory, generations, thread, first, latencies: None, missing, ran: None }
     }
 
     /// Runs the phases in step with the other threads, then checks every byte, unmeasured.
@@ -139,8 +149,7 @@ impl Part {
             let start = Instant::now();
             let done = prepared.and_then(|mut work| self.perform(plan, &mut work).map(|()| work));
             barrier.wait();
-            let (time, latencies) = (start.elapsed(), self.latencies.take());
-            times.push(Timed { phase, time, latencies });
+            times.push(self.timed(phase, start));
             result = done.and_then(|work| match work {
                 Work::Churn(churn) => Ok(churn.check(&plan.contents)?),
                 _ => Ok(()),
@@ -157,8 +166,20 @@ impl Part {
         let mut work = self.prepare(plan, phase)?;
         let start = Instant::now();
         self.perform(plan, &mut work)?;
-        let timed = Timed { phase, time: start.elapsed(), latencies: self.latencies.take() };
-        Ok((timed, work))
+        Ok((self.timed(phase, start), work))
+    }
+
+    /// A program times itself.
+    fn timed(&mut self, phase: Phase, start: Instant) -> Timed {
+        match self.ran.take() {
+            Some(Ran { time, accesses, latencies }) => {
+                Timed { phase, time, accesses: Some(accesses), latencies }
+            }
+            None => {
+                let (time, latencies) = (start.elapsed(), self.latencies.take());
+                Timed { phase, time, accesses: None, latencies }
+            }
+        }
     }
 
     /// Reads as many random pages as a random phase does, of those alone that are not in memory.
@@ -181,7 +202,8 @@ impl Part {
                 break;
             }
         }
-        Ok(Timed { phase: Phase::RandomRead, time, latencies: Some(latencies) })
+        let accesses = Some(latencies.count() as usize);
+        Ok(Timed { phase: Phase::RandomRead, time, accesses, latencies: Some(latencies) })
     }
 
     fn prepare(&mut self, plan: &Plan, phase: Phase) -> Result<Work, WorkError> {
@@ -205,7 +227,8 @@ impl Part {
                 drop(std::mem::take(&mut self.memory));
                 Work::Churn(Churn::new(&plan.contents, churned_bytes(pages), self.thread))
             }
-            Phase::Sort | Phase::Python | Phase::Sqlite => {
+            phase => {
+                debug_assert!(phase.is_program());
                 self.check_all(plan)?;
                 drop(std::mem::take(&mut self.memory));
                 Work::Program(phase)
@@ -247,8 +270,15 @@ impl Part {
             Work::Churn(churn) => churn.replace(&plan.contents, plan.accesses)?,
             // The other threads wait; it has its own, if any.
             Work::Program(phase) if self.thread == 0 => {
-                let bytes = self.generations.len() * PAGE_BYTES * plan.threads;
-                programs::run(*phase, bytes, plan.threads)?;
+                self.ran = Some(programs::run(&Program {
+                    phase: *phase,
+                    bytes: self.generations.len() * PAGE_BYTES * plan.threads,
+                    threads: plan.threads,
+                    accesses: plan.accesses * plan.threads,
+                    contents: &plan.contents,
+                    scratch: &plan.scratch,
+                    kernel_source: plan.kernel_source.as_deref(),
+                })?);
             }
             Work::Program(_) => {}
         }
@@ -323,6 +353,8 @@ mod tests {
             phases: Phase::PATTERNS.to_vec(),
             accesses: 100,
             threads: 1,
+            scratch: std::env::temp_dir(),
+            kernel_source: None,
         }
     }
 

@@ -46,6 +46,12 @@ pub enum Phase {
     Python,
     /// A whole program: a database in memory.
     Sqlite,
+    /// A whole program: a server with clients that wait for its answers.
+    Redis,
+    /// Whole programs: compilers, two at a time.
+    Compile,
+    /// The same of a kernel, where there is its source.
+    KernelBuild,
 }
 
 impl Phase {
@@ -69,7 +75,8 @@ impl Phase {
         [Self::Fill, Self::OrderedRead, Self::RandomRead, Self::RandomWrite];
 
     /// Whole programs, which run after the patterns.
-    pub const PROGRAMS: [Self; 3] = [Self::Sort, Self::Python, Self::Sqlite];
+    pub const PROGRAMS: [Self; 6] =
+        [Self::Sort, Self::Python, Self::Sqlite, Self::Redis, Self::Compile, Self::KernelBuild];
 
     /// Patterns and programs, in the order in which they run.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -88,9 +95,22 @@ impl Phase {
         Self::PROGRAMS.contains(&self)
     }
 
+    /// Its title, with what its times are shown in unless that is ns.
+    pub fn heading(self) -> String {
+        match self.unit().0 {
+            "ns" => self.title().into(),
+            unit => format!("{}, {unit}", self.title()),
+        }
+    }
+
     /// What its times are shown in, with how many ns that is.
     pub fn unit(self) -> (&'static str, f64) {
-        if self.is_program() { ("ms", 1e6) } else { ("ns", 1.0) }
+        match self {
+            // Of a request.
+            Self::Redis => ("µs", 1e3),
+            _ if self.is_program() => ("ms", 1e6),
+            _ => ("ns", 1.0),
+        }
     }
 
     /// Whether pages are accessed in the order of their addresses, where read-ahead helps.
@@ -125,6 +145,9 @@ impl Phase {
             Self::Sort => "sort",
             Self::Python => "python",
             Self::Sqlite => "sqlite",
+            Self::Redis => "redis",
+            Self::Compile => "compile",
+            Self::KernelBuild => "kernel build",
         }
     }
 }

@@ -1,11 +1,17 @@
 //! Whole programs that hold much in memory, as anybody uses them: the measured program starts them and
 //! checks what they say.
 
+mod compile;
+mod redis;
+
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::super::contents::Random;
+use super::super::contents::{Contents, Random};
+use super::latency::Latencies;
 use super::{Phase, WorkError};
 
 /// Of each line that is sorted, with its end.
@@ -43,27 +49,69 @@ DELETE FROM t WHERE id % 2 = 0;
 SELECT count(*) FROM t;
 ";
 
-/// The program that a phase runs, if it runs one.
-pub fn name(phase: Phase) -> Option<&'static str> {
+/// What a program is given.
+pub struct Program<'a> {
+    /// Which one.
+    pub phase: Phase,
+    /// About what it is to take of memory.
+    pub bytes: usize,
+    /// That it may have, or its clients.
+    pub threads: usize,
+    /// Requests to it, if it is a server.
+    pub accesses: usize,
+    /// What its values hold.
+    pub contents: &'a Contents,
+    /// A directory for what it writes.
+    pub scratch: &'a Path,
+    /// An unpacked kernel, to be built.
+    pub kernel_source: Option<&'a Path>,
+}
+
+/// What a program took.
+#[derive(Debug)]
+pub struct Ran {
+    /// Wall time, without what was prepared for it.
+    pub time: Duration,
+    /// Requests, or one.
+    pub accesses: usize,
+    /// Of its requests.
+    pub latencies: Option<Latencies>,
+}
+
+/// The programs that a phase runs, by the names of their packages' executables; none for a pattern.
+pub fn needs(phase: Phase) -> &'static [&'static str] {
     match phase {
-        Phase::Sort => Some("sort"),
-        Phase::Python => Some("python3"),
-        Phase::Sqlite => Some("sqlite3"),
-        _ => None,
+        Phase::Sort => &["sort"],
+        Phase::Python => &["python3"],
+        Phase::Sqlite => &["sqlite3"],
+        Phase::Redis => &["redis-server"],
+        Phase::Compile => &["make", "cc"],
+        Phase::KernelBuild => &["make", "gcc", "flex", "bison"],
+        _ => &[],
     }
 }
 
-/// Runs a phase's program on so much data that it takes about so many bytes of memory.
+/// Runs a phase's program.
 ///
 /// # Errors
 /// It cannot be run, fails, or says something wrong.
-pub fn run(phase: Phase, bytes: usize, threads: usize) -> Result<(), WorkError> {
+pub fn run(program: &Program<'_>) -> Result<Ran, WorkError> {
+    let Program { phase, bytes, threads, .. } = *program;
     let result = match phase {
-        Phase::Python => python(bytes / PYTHON_BYTES_PER_ITEM),
-        Phase::Sqlite => sqlite(bytes / SQLITE_BYTES_PER_ROW),
-        _ => sort(bytes / (LINE + SORT_BYTES_PER_LINE), threads),
+        Phase::Redis => redis::run(program),
+        Phase::Compile => compile::project(program),
+        Phase::KernelBuild => compile::kernel(program),
+        Phase::Python => timed(|| python(bytes / PYTHON_BYTES_PER_ITEM)),
+        Phase::Sqlite => timed(|| sqlite(bytes / SQLITE_BYTES_PER_ROW)),
+        _ => timed(|| sort(bytes / (LINE + SORT_BYTES_PER_LINE), threads)),
     };
-    result.map_err(|error| WorkError::Program(name(phase).unwrap_or("sort"), error))
+    result.map_err(|error| WorkError::Program(phase.title(), error))
+}
+
+fn timed(work: impl FnOnce() -> io::Result<()>) -> io::Result<Ran> {
+    let start = Instant::now();
+    work()?;
+    Ok(Ran { time: start.elapsed(), accesses: 1, latencies: None })
 }
 
 fn python(items: usize) -> io::Result<()> {
@@ -165,18 +213,31 @@ impl Drop for Killed {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::contents::Mix;
     use super::*;
 
     #[test]
     fn programs_say_what_they_should() {
+        let scratch = std::env::temp_dir().join(format!("vswap-bench-{}", std::process::id()));
+        std::fs::create_dir(&scratch).unwrap();
+        let contents = Contents::new(Mix::Heap);
         for phase in Phase::PROGRAMS {
-            match run(phase, 1 << 20, 2) {
+            let (bytes, threads, accesses) = (1 << 20, 2, 100);
+            let (contents, scratch, kernel_source) = (&contents, scratch.as_path(), None);
+            let program =
+                Program { phase, bytes, threads, accesses, contents, scratch, kernel_source };
+            match run(&program) {
                 Err(WorkError::Program(name, error)) if error.kind() == io::ErrorKind::NotFound => {
                     eprintln!("skipped: no {name}");
                 }
-                result => result.unwrap(),
+                result => {
+                    let ran = result.unwrap();
+                    assert_eq!(ran.latencies.is_some(), phase == Phase::Redis);
+                    assert_eq!(ran.accesses, if phase == Phase::Redis { accesses } else { 1 });
+                }
             }
         }
+        std::fs::remove_dir_all(&scratch).unwrap();
     }
 
     #[test]

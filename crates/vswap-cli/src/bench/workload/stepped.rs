@@ -78,6 +78,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         phases: Vec::new(),
         accesses: args.accesses.unwrap_or(pages),
         threads: 1,
+        scratch: args.scratch.clone(),
+        kernel_source: args.kernel_source.clone(),
     };
     let memory = Memory::map(pages).with_context(|| format!("mapping {} bytes", args.bytes))?;
     let mut part = Part::new(memory, 0);
@@ -92,10 +94,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }
             Step::ReadMissing => part.read_missing(&plan)?,
         };
-        let accesses = match (step, &timed.latencies) {
-            (Step::ReadMissing, Some(latencies)) => latencies.count(),
-            _ => plan.accesses_in(timed.phase, pages) as u64,
-        };
+        let accesses =
+            timed.accesses.unwrap_or_else(|| plan.accesses_in(timed.phase, pages)) as u64;
         let ns = timed.time.as_nanos() as u64;
         print(&Done { ns, accesses, latencies: timed.latencies })?;
     }
