@@ -50,6 +50,11 @@ use self::workload::Phase;
 use crate::refusal::{Refusal, reason};
 use crate::size::Size;
 
+/// The most of a random phase, which is those of the default size.
+const ACCESSES: u64 = 64 << 10;
+/// The same where many of them read a disk.
+const ACCESSES_ON_DISK: u64 = 16 << 10;
+
 /// What to compare, and how often.
 #[derive(clap::Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -132,10 +137,12 @@ impl Args {
         })
     }
 
-    /// Of each random phase. A full bench would need an hour for one per page.
+    /// Of each random phase. A full bench would need an hour for one per page, and with much of the data
+    /// on a disk a run would.
     fn accesses(&self) -> u64 {
         let pages = self.size.0 / contents::PAGE_BYTES as u64;
-        (pages / if self.quick { 4 } else { 2 }).max(1)
+        let most = if self.swap { ACCESSES_ON_DISK } else { ACCESSES };
+        (pages / if self.quick { 4 } else { 2 }).clamp(1, most)
     }
 
     /// That are asked for, installed or not.

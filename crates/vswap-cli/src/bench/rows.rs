@@ -146,10 +146,18 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Whether pages of files that the row's group is charged for are left out of what it takes: what
-    /// programs write and read stays in the page cache of a group that has no limit.
+    /// What of the bench's bytes the workload touches. A fork takes three quarters: each side may come to hold
+    /// what it reads once more, and a peer that is short of room for that is measured at that alone.
+    fn bytes_of(&self, bytes: u64) -> u64 {
+        if self.phases.contains(&Phase::ForkReread) { bytes / 4 * 3 } else { bytes }
+    }
+
+    /// Whether pages of files that the row's group is charged for are left out of each sample of what it
+    /// takes: what programs write and read stays in the page cache of a group that has no limit. Where what
+    /// counts is the group's own peak, they are left out of that.
     fn keeps_files_apart(&self) -> bool {
-        !self.row.is_kernel() && self.phases.iter().any(|phase| phase.is_program())
+        let programs = self.phases.iter().any(|phase| phase.is_program());
+        !self.row.is_kernel() && (programs || self.row.is_on_zram())
     }
 }
 
@@ -288,7 +296,12 @@ impl<'j> Bench<'j> {
         let peak = match &group {
             // The sum of two numbers that peak at different times has to be sampled.
             Some(_) if seen.uncharged_pool > 0 || setting.keeps_files_apart() => Some(seen.total),
-            Some(group) => Some(group.peak().unwrap_or(seen.total)),
+            Some(group) => {
+                // The page cache of a program that nobody had read before is no use of the row's; a
+                // group without a limit keeps it to its end.
+                let files = if setting.row.is_kernel() { 0 } else { group.file_pages()? };
+                Some(group.peak().unwrap_or(seen.total).saturating_sub(files))
+            }
             None => seen.pss,
         };
         let (moved_pages, pages_out) = moved.pages().unzip();
@@ -406,7 +419,7 @@ impl<'j> Bench<'j> {
             command.arg("--").arg(&self.program);
         }
         command.args(["bench", "workload"]);
-        command.arg("--bytes").arg(self.bytes.to_string());
+        command.arg("--bytes").arg(setting.bytes_of(self.bytes).to_string());
         command.arg("--threads").arg(setting.threads.to_string());
         command.arg("--contents").arg(self.contents.argument());
         command.arg("--accesses").arg(self.accesses.to_string());
@@ -526,5 +539,34 @@ impl Watch<'_> {
         let pool = self.swap.uncharged_pool()?;
         let own_share = (used - foreign) as f64 / used.max(1) as f64;
         Ok((pool as f64 * own_share) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(row: Row, phases: &[Phase]) -> Setting {
+        let (phases, page_cluster, threads) = (phases.to_vec(), None, 1);
+        Setting { row, page_cluster, threads, phases, limit: 0, sample_pss: false }
+    }
+
+    #[test]
+    fn page_cache_is_left_out_of_samples_where_a_group_has_no_limit() {
+        for &row in Row::value_variants() {
+            let is_sampled = setting(row, &Phase::BASIC).keeps_files_apart();
+            assert_eq!(is_sampled, row.is_on_zram());
+            let is_sampled = setting(row, &Phase::PROGRAMS).keeps_files_apart();
+            assert_eq!(is_sampled, !row.is_kernel());
+        }
+    }
+
+    #[test]
+    fn a_fork_has_less_data_under_every_peer() {
+        let bytes = |row, phases: &[Phase]| setting(row, phases).bytes_of(512);
+        for &row in Row::value_variants() {
+            assert_eq!(bytes(row, &[Phase::Fill, Phase::ForkReread]), 384);
+            assert_eq!(bytes(row, &Phase::BASIC), 512);
+        }
     }
 }
