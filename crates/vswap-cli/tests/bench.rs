@@ -189,17 +189,14 @@ fn the_guard_removes_the_zram_device_of_a_killed_bench() {
     interrupt("zram-lz4", Signal::KILL);
 }
 
-/// Runs a bench to its end, and checks that the machine is as before; `None` if it was refused for want
+/// Runs a bench to its end, and checks that it leaves nothing behind; `None` if it was refused for want
 /// of a right.
 fn finish(name: &str, arguments: &[&str]) -> Option<Finished> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let swap_dir = SwapDir::new(name);
     let json = std::env::temp_dir().join(format!("vswap-{name}-{}.json", std::process::id()));
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + BENCH_TIMEOUT;
     loop {
-        let lock = take_lock();
-        let before = Machine::look(&swap_dir.0);
-        drop(lock);
         let mut bench = Command::new(env!("CARGO_BIN_EXE_vswap"))
             .args(["bench", "--json"])
             .arg(&json)
@@ -210,9 +207,9 @@ fn finish(name: &str, arguments: &[&str]) -> Option<Finished> {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let end = Instant::now() + BENCH_TIMEOUT;
+        let group = format!("vswap-bench-{}", bench.id());
         while bench.try_wait().unwrap().is_none() {
-            if Instant::now() > end {
+            if Instant::now() > deadline {
                 let _ = bench.kill();
                 panic!("not within {BENCH_TIMEOUT:?}");
             }
@@ -222,6 +219,8 @@ fn finish(name: &str, arguments: &[&str]) -> Option<Finished> {
         let [table, said] =
             [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
         if said.contains("another vswap bench") && Instant::now() < deadline {
+            // Others may measure for long.
+            std::thread::sleep(Duration::from_secs(1));
             continue;
         }
         if said.contains("--cpus: ") {
@@ -235,8 +234,8 @@ fn finish(name: &str, arguments: &[&str]) -> Option<Finished> {
             eprintln!("{said}");
         }
         assert_eq!(entries(&swap_dir.0), [] as [PathBuf; 0], "left in the directory");
-        let _lock = take_lock();
-        assert_eq!(Machine::look(&swap_dir.0).groups, before.groups);
+        let groups = Machine::look(&swap_dir.0).groups;
+        assert!(!groups.iter().any(|path| path.ends_with(&group)), "{groups:?}");
         return Some(Finished { table, json: serde_json::from_str(&text).unwrap() });
     }
 }
