@@ -278,7 +278,9 @@ fn whole_programs_run_and_a_servers_requests_are_timed() {
 fn scaling_is_shown_against_the_first_column() {
     let arguments = ["--scaling", "--quick", "--rows", "inline"];
     let Some(Finished { table, json }) = finish("scaling", &arguments) else { return };
-    assert_eq!(table.matches("(1.00×)").count(), 6, "two series of three phases: {table}");
+    // Another column may be as fast by chance.
+    let lines = table.lines().filter(|line| line.contains("(1.00×)"));
+    assert_eq!(lines.count(), 6, "two series of three phases: {table}");
     // 64 MiB with 1, 2, 4 and 8 threads, 256 MiB with one.
     assert_eq!(json["cells"].as_array().unwrap().len(), 3 * 5);
 }
