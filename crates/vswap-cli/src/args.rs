@@ -508,6 +508,9 @@ pub fn refusal(error: &clap::Error) -> Refusal {
             "no run or no size given",
             "name both, as in 'vswap reclaim nightly 512M'",
         ),
+        ErrorKind::MissingRequiredArgument if command == "bench" => {
+            Refusal::usage("--kernel-build is one of the programs", "give --programs too")
+        }
         ErrorKind::MissingRequiredArgument => Refusal::usage(
             "no program given",
             "name one after the options, as in 'vswap run --ram 1G -- PROG'",

@@ -189,6 +189,25 @@ fn the_guard_removes_the_zram_device_of_a_killed_bench() {
     interrupt("zram-lz4", Signal::KILL);
 }
 
+#[test]
+fn options_that_exclude_each_other_are_both_named() {
+    let kernel = ["--kernel-build", "/nowhere"];
+    for (arguments, named) in [
+        (&["--devices", "--density"][..], ["--devices", "--density"]),
+        (&["--programs", "--swap-cache"], ["--programs", "--swap-cache"]),
+        (&["--scaling", "--devices"], ["--scaling", "--devices"]),
+        (&["--scaling", "--programs"], ["--scaling", "--programs"]),
+        (&[&kernel[..], &["--density"]].concat(), ["--kernel-build", "--density"]),
+        (&kernel, ["--kernel-build", "--programs"]),
+    ] {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_vswap"));
+        let output = bench.arg("bench").args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(named.iter().all(|option| said.contains(option)), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(2), "{said}");
+    }
+}
+
 /// Runs a bench to its end, and checks that it leaves nothing behind; `None` if it was refused for want
 /// of a right.
 fn finish(name: &str, arguments: &[&str]) -> Option<Finished> {

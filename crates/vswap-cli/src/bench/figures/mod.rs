@@ -16,21 +16,25 @@ use super::kernel::{Journal, KernelError};
 use super::report::{Conditions, Spread};
 use super::rows::Bench;
 
+/// What has no part in the figures. Of each of them and not of their group, or clap would name none that was given.
+const WITHOUT: [&str; 7] =
+    ["rows", "programs", "kernel_build", "scaling", "phases", "threads", "html"];
+
 /// What to measure instead of the table.
 #[derive(clap::Args, Debug)]
-#[group(multiple = false, conflicts_with_all = ["rows", "programs", "scaling", "phases", "threads", "html"])]
+#[group(multiple = false)]
 pub struct Choice {
     /// Measure swap devices instead: writeback and reads of single pages beside direct I/O on the same file, and
     /// ordered reads, bytes written and bytes held beside the kernel's swap file
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = WITHOUT)]
     devices: bool,
     /// Measure instead what it is worth to keep the compressed copy of a page that was only read, with data of
     /// 1.2, 2 and 4 times the RAM
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = WITHOUT)]
     swap_cache: bool,
     /// Measure the pool instead: what part of its memory is compressed data, after a fill and after churn, and
     /// how much else each swapped page takes
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = WITHOUT)]
     density: bool,
 }
 
