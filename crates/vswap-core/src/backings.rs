@@ -115,6 +115,11 @@ impl Backings {
         Ok(())
     }
 
+    /// See [`crate::VirtualSwap::reset_after_fork`].
+    pub(crate) fn reset_after_fork(&self) {
+        self.members.iter().for_each(|member| member.backing.reset_after_fork());
+    }
+
     pub(crate) fn get<P: Platform + ?Sized>(
         &self,
         platform: &P,

@@ -140,6 +140,11 @@ impl Slots {
         self.end.load(Ordering::Acquire) as usize
     }
 
+    /// See [`crate::VirtualSwap::reset_after_fork`].
+    pub(crate) fn reset_after_fork(&self) {
+        self.lists.reset_after_fork();
+    }
+
     /// Clusters with memory, and how many of them have a side table.
     pub(crate) fn in_use<P: Platform + ?Sized>(&self, platform: &P) -> (usize, usize) {
         let lists = self.lists.lock(platform);

@@ -20,7 +20,8 @@
 //! backing, which are leaves. No lock is held across a call to [`Backing`] but the entry's.
 //!
 //! **After fork.** There is no thread-local state, no process number and no queue of waiters: a
-//! copy of the address space made while no operation is under way is a consistent space.
+//! copy of the address space made while no operation is under way is a consistent space. Only
+//! [`usage`](VirtualSwap::usage) may be: see [`reset_after_fork`](VirtualSwap::reset_after_fork).
 
 mod cache;
 mod check;

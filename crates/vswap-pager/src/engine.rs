@@ -435,6 +435,8 @@ impl Engine {
         self.mailbox.reset_after_fork();
         self.registrar.reset_after_fork();
         self.relief.reset_after_fork();
+        // Budget and statistics ask for its usage without passing the gate.
+        self.space.reset_after_fork();
         Arena::reset_after_fork();
     }
 }

@@ -115,6 +115,13 @@ impl<T> SpinLock<T> {
         SpinGuard::new(self)
     }
 
+    /// Frees the lock in a copy of the address space: who holds it is in the original only.
+    pub fn reset_after_fork(&self) {
+        // Held by somebody there or by us now: free afterwards in both cases.
+        let _ = self.lock.try_acquire();
+        self.lock.release();
+    }
+
     /// The value, if nobody has it.
     #[inline]
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
@@ -173,5 +180,20 @@ impl<T> Drop for SpinGuard<'_, T> {
         #[cfg(loom)]
         drop(self.pointer.take());
         self.owner.lock.release();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_nobody_can_give_back_is_freed_after_a_fork() {
+        let lock = SpinLock::new(3);
+        lock.reset_after_fork();
+        core::mem::forget(lock.try_lock());
+        assert!(lock.try_lock().is_none());
+        lock.reset_after_fork();
+        assert_eq!(lock.try_lock().map(|value| *value), Some(3));
     }
 }

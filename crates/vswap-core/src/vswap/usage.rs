@@ -75,6 +75,13 @@ impl Usage {
 }
 
 impl<P: Platform> VirtualSwap<P> {
+    /// Frees the locks that threads held which were asking for the [`usage`](Self::usage), in a copy of the
+    /// address space that has none of these threads. Any other operation must not have been under way.
+    pub fn reset_after_fork(&self) {
+        self.slots.reset_after_fork();
+        self.backings.reset_after_fork();
+    }
+
     /// What the space holds now. Takes some microseconds; exact while no operation is under way.
     pub fn usage(&self) -> Usage {
         use crate::backing::Medium;
