@@ -284,8 +284,8 @@ impl<'e> Saver<'e> {
     fn load(&mut self, entry: SwapEntry) -> bool {
         let Some(context) = self.context.as_mut() else { return false };
         let (worker, _) = context.worker_and_page(0);
-        // SAFETY: threads of the pager hold such a lock for microseconds, or, in a transfer, for as long as a
-        // device may take: a place does not change under them then either. Those of the program are dead.
+        // SAFETY: threads of the program are dead, and those of the pager give a lock back: after microseconds or,
+        // in a transfer, when the device has answered.
         unsafe { self.engine.space.load_past_lock(worker, entry, self.tools.page, LOCK_TRIES) }
             .is_ok()
     }

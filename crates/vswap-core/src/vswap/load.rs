@@ -132,7 +132,8 @@ impl<P: Platform> VirtualSwap<P> {
     /// The same where a thread may have died with the entry lock, which is tried so often.
     ///
     /// # Safety
-    /// Who does not give an entry lock back meanwhile never will.
+    /// Who does not give an entry lock back meanwhile never will, or does before long: what is read then is
+    /// read again.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -156,7 +157,14 @@ impl<P: Platform> VirtualSwap<P> {
         }
         // The dead thread's lock keeps all others from freeing or moving the object, and a place is
         // named by the descriptor before the one before it is released.
-        self.read_word(worker, (entry, slot.peek()), out)
+        let word = slot.peek();
+        let read = self.read_word(worker, (entry, word), out);
+        let now = slot.peek();
+        if now.is_locked() && now.place() == word.place() {
+            return read;
+        }
+        // Somebody was slow, not dead, and what was read may have been given away meanwhile.
+        self.load(worker, entry, out)
     }
 
     /// Reads what a descriptor names. The caller holds the entry lock.
