@@ -299,7 +299,6 @@ pub struct SwapOffArgs {
 const CORE_FIX_EXAMPLES: &str = "\
 Examples:
   vswap core-fix core
-  coredumpctl dump 4711 -o core && vswap core-fix core
 
 The kernel writes zeros for what was swapped out. When a program under 'vswap run' leaves a core, those
 pages are kept in /var/tmp/vswap-core-UID until they are put into it.
